@@ -1,0 +1,1 @@
+"""What the processes of Modelpress share; imports neither `api` nor `workers`."""

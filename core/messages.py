@@ -1,0 +1,160 @@
+"""What supervisor and runner say to each other: a request file in, JSON lines and files out.
+
+The runner is started as `python -I -m runner WORKDIR`. It reads `WORKDIR/request.json` (a `Request`), writes one
+`Message` a line to standard output and its files below `WORKDIR/out`. The supervisor treats every line as hostile: it is
+capped at `LINE_LIMIT` bytes and checked against these classes.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+
+from core.description import DatasetDescription, DatasetSpec, ModelDescription
+from core.verdict import Verdict
+from core.specs.recipe import Constraints, Recipe, Target
+from core.states import StepState
+
+LINE_LIMIT = 4 * 1024 * 1024
+
+
+class Said(BaseModel):
+    """Base of requests and messages: frozen, unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StagedFile(Said):
+    """One uploaded file as the runner finds it: a read-only path, and the name the user gave it (a label only)."""
+
+    path: str
+    filename: str
+    sha256: str
+    bytes: int
+
+
+class InspectModel(Said):
+    kind: Literal["inspect_model"] = "inspect_model"
+    files: tuple[StagedFile, ...]
+    seed: int = 0
+
+
+class InspectDataset(Said):
+    kind: Literal["inspect_dataset"] = "inspect_dataset"
+    files: tuple[StagedFile, ...]
+    spec: DatasetSpec
+
+
+class RunJob(Said):
+    kind: Literal["run_job"] = "run_job"
+    job: str
+    recipe: Recipe
+    target: Target
+    constraints: Constraints
+    seed: int
+    model: tuple[StagedFile, ...]
+    dataset: tuple[StagedFile, ...] = ()
+    dataset_spec: DatasetSpec | None = None
+    # The measuring lock of the host, as a path that is flock-ed while latency is measured.
+    lock_path: str
+
+
+Request = Annotated[InspectModel | InspectDataset | RunJob, Field(discriminator="kind")]
+
+
+class ProgressMessage(Said):
+    kind: Literal["progress"] = "progress"
+    step: int | None = None
+    method: str
+    fraction: float = Field(ge=0, le=1)
+    eta_seconds: float | None = Field(None, ge=0)
+    message: str = Field("", max_length=500)
+
+
+class StepMessage(Said):
+    """A step changed its state; `index` counts the recipe's steps, after `prepare` (-1) and before export and measure."""
+
+    kind: Literal["step"] = "step"
+    name: str = Field(max_length=100)
+    state: StepState
+    seconds: float | None = Field(None, ge=0)
+    message: str = Field("", max_length=500)
+    quality: float | None = None
+
+
+class MetricMessage(Said):
+    """One measured number; `at` is the position in a series (an epoch, a batch), None for a single value."""
+
+    kind: Literal["metric"] = "metric"
+    name: str = Field(max_length=100)
+    value: float
+    unit: str = Field("", max_length=20)
+    split: str | None = Field(None, max_length=20)
+    subject: Literal["original", "result", "change"] = "result"
+    step: str | None = Field(None, max_length=100)
+    at: float | None = None
+    conditions: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class LogMessage(Said):
+    kind: Literal["log"] = "log"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    step: str | None = Field(None, max_length=100)
+    text: str = Field(max_length=4000)
+
+
+class ArtifactFile(Said):
+    """One file of an artifact, as a path relative to `WORKDIR/out`."""
+
+    path: str = Field(max_length=255, pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")
+    filename: str = Field(max_length=255)
+
+
+class ArtifactMessage(Said):
+    kind: Literal["artifact"] = "artifact"
+    artifact_kind: str = Field(max_length=40)
+    files: tuple[ArtifactFile, ...] = Field(min_length=1)
+
+
+class ModelInspected(Said):
+    kind: Literal["model_inspected"] = "model_inspected"
+    description: ModelDescription
+
+
+class DatasetInspected(Said):
+    kind: Literal["dataset_inspected"] = "dataset_inspected"
+    description: DatasetDescription
+
+
+class JobDone(Said):
+    kind: Literal["job_done"] = "job_done"
+    verdict: Verdict
+
+
+class ErrorMessage(Said):
+    """The runner could not do what was asked; `code` is one of `core.errors.CATALOGUE`."""
+
+    kind: Literal["error"] = "error"
+    code: str = Field(max_length=60)
+    detail: str = Field(max_length=4000)
+    hint: str | None = Field(None, max_length=1000)
+    node: str | None = Field(None, max_length=500)
+    layer: str | None = Field(None, max_length=500)
+    step: str | None = Field(None, max_length=100)
+    retryable: bool = False
+
+
+Message = Annotated[
+    ProgressMessage
+    | StepMessage
+    | MetricMessage
+    | LogMessage
+    | ArtifactMessage
+    | ModelInspected
+    | DatasetInspected
+    | JobDone
+    | ErrorMessage,
+    Field(discriminator="kind"),
+]
+
+REQUEST: TypeAdapter[Request] = TypeAdapter(Request)
+MESSAGE: TypeAdapter[Message] = TypeAdapter(Message)

@@ -1,0 +1,47 @@
+"""What every spec has in common: a frozen pydantic class that says what it needs and whether a model suits it."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from core.description import ModelDescription
+
+Family = Literal["quantize", "prune", "distill", "search", "train"]
+
+
+class Asked(BaseModel):
+    """Base of everything that a user asks for: frozen, unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Capability(Asked):
+    """Whether a method fits a model, on which layers, and if not, why not."""
+
+    ok: bool
+    layers: tuple[str, ...] = ()
+    why: str | None = None
+
+
+class Needs(Asked):
+    """What a method must be given besides the model."""
+
+    data: bool
+    labels: bool
+    training: bool
+
+
+class Spec(Asked, ABC):
+    """One step of a recipe. `method` is a literal field of each final subclass."""
+
+    title: ClassVar[str]
+    family: ClassVar[Family]
+    needs: ClassVar[Needs]
+    example: ClassVar[dict[str, object]]
+
+    method: str
+
+    @abstractmethod
+    def requires(self, description: ModelDescription) -> Capability:
+        """Whether this step can be applied to the described model, by plain Python without torch."""

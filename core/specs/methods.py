@@ -1,0 +1,11 @@
+"""Every method there is, family by family; the one list that forms, docs, CLI and tests read."""
+
+from core.specs.base import Spec
+from core.specs.quantize import QUANTIZE
+
+METHODS: tuple[type[Spec], ...] = (*QUANTIZE,)
+
+
+def method_name(spec: type[Spec]) -> str:
+    """The name that recipes use, such as `quantize.linear`."""
+    return str(spec.model_fields["method"].default)

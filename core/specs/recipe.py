@@ -1,0 +1,47 @@
+"""A recipe, and what is asked of a job: target, constraints, limits."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from core.specs.base import Asked
+from core.specs.quantize import LinearQuantization
+
+# With a second method this becomes a union discriminated by `method`.
+Step = LinearQuantization
+
+
+class Recipe(Asked):
+    """An ordered list of steps."""
+
+    version: Literal[1] = 1
+    steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=32)]
+
+
+class Target(Asked):
+    """The runtime and the conditions that a result is for and measured under."""
+
+    runtime: Literal["onnxruntime-cpu"] = "onnxruntime-cpu"
+    threads: int = Field(1, ge=1, le=64, description="Threads of the runtime.")
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        (1, 32), min_length=1, max_length=8, description="Batch sizes at which latency is measured."
+    )
+
+
+class Constraints(Asked):
+    """What the result must keep to; judged on the evaluation split."""
+
+    max_drop: float | None = Field(
+        None, ge=0, description="Largest allowed change of the quality metric in its bad direction, absolute."
+    )
+    max_bytes: int | None = Field(None, gt=0, description="Largest allowed size of the file, in bytes.")
+    max_latency_ms: float | None = Field(
+        None, gt=0, description="Largest allowed median latency at the first batch size, in milliseconds."
+    )
+
+
+class Limits(Asked):
+    """What a job may use before it is stopped."""
+
+    minutes: float = Field(60, gt=0, le=10_080, description="Wall time, in minutes.")
+    memory_bytes: int = Field(8_000_000_000, ge=500_000_000, description="Memory of the runner, in bytes.")

@@ -1,0 +1,156 @@
+"""The verdict of a job: original against result, measured on the files themselves.
+
+The runner writes it, the database keeps it, the API shows it: one class for all three.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Shown(BaseModel):
+    """Base of what is shown to users: frozen, unknown fields are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Quality(Shown):
+    """A quality metric with its 95 % interval. Without labels the metric compares with the original."""
+
+    metric: str
+    value: float
+    higher_is_better: bool
+    low: float
+    high: float
+    n: int
+    split: str
+
+
+class Latency(Shown):
+    """Latency of one call at one batch size, in milliseconds."""
+
+    batch: int
+    median_ms: float
+    p95_ms: float
+    runs: int
+    low_ms: float
+    high_ms: float
+    histogram: tuple[tuple[float, int], ...] = Field((), description="Left edge in ms and count of each bin.")
+
+
+class Measured(Shown):
+    """What was measured of one file."""
+
+    bytes: int
+    bytes_stripped: int
+    bytes_xz: int
+    parameters: int
+    macs: int
+    planned_activation_bytes: int
+    peak_rss_bytes: int
+    load_ms: float
+    quality: Quality | None
+    latency: tuple[Latency, ...]
+
+
+class QualityChange(Shown):
+    """The paired difference of quality, result minus original, with its 95 % interval and the test used."""
+
+    delta: float
+    low: float
+    high: float
+    p: float
+    test: Literal["mcnemar", "bootstrap", "none"]
+    lost: int | None = None
+    gained: int | None = None
+    agreement: float | None = None
+
+
+class Speedup(Shown):
+    """Original time over result time at one batch size; `significant` when it exceeds the noise floor."""
+
+    batch: int
+    ratio: float
+    low: float
+    high: float
+    significant: bool
+
+
+class Change(Shown):
+    size_ratio: float
+    size_ratio_fp16: float
+    quality: QualityChange | None
+    speedup: tuple[Speedup, ...]
+    activation_ratio: float
+    sqnr_db: float | None = None
+
+
+class ItemisedBytes(Shown):
+    """Where the bytes of the delivered file are; the items sum to the file exactly."""
+
+    weights: int = 0
+    biases: int = 0
+    scales: int = 0
+    codebooks: int = 0
+    indices: int = 0
+    graph: int = 0
+
+
+class Sensitivity(Shown):
+    """What quantizing only this layer costs: increase of the loss, and signal to noise of the output in dB."""
+
+    loss_increase: float | None = None
+    sqnr_db: float | None = None
+
+
+class LayerVerdict(Shown):
+    name: str
+    kind: str
+    encoding: str
+    shape: str
+    sensitivity: Sensitivity
+    bytes_before: int
+    bytes: int
+    share_of_time: float | None = None
+
+
+class Finding(Shown):
+    """One plain sentence with a stable code of the catalogue of findings."""
+
+    code: str
+    severity: Literal["problem", "advice", "info"]
+    text: str
+
+
+class Conditions(Shown):
+    runtime: str
+    threads: int
+    cpu: str
+    flags: tuple[str, ...]
+    host_class: str
+    interleaved: bool
+    noise_floor: float
+    rss_spread_bytes: int = 0
+
+
+class Reproduce(Shown):
+    recipe_sha256: str
+    plan: str | None
+    seed: int
+    versions: dict[str, str]
+    artifact_sha256: str
+
+
+class Verdict(Shown):
+    """The comparison original against result of a job, and the findings that explain it."""
+
+    satisfied: bool
+    sentence: str
+    original: Measured
+    result: Measured
+    change: Change
+    itemised_bytes: ItemisedBytes
+    layers: tuple[LayerVerdict, ...]
+    findings: tuple[Finding, ...]
+    conditions: Conditions
+    reproduce: Reproduce
