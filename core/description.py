@@ -105,6 +105,8 @@ class DatasetSpec(Described):
 
 
 class SplitDescription(Described):
+    """How many samples a split has, and whether they carry labels."""
+
     samples: int
     labelled: bool
 

@@ -39,7 +39,9 @@ _CODES = (
     ErrorCode("forbidden", Kind.FORBIDDEN, "The key lacks the scope", "Make a key that has the scope named."),
     ErrorCode("csrf_failed", Kind.FORBIDDEN, "The form is not from this site", "Reload the page and send it again."),
     ErrorCode("conflict", Kind.CONFLICT, "The object is not in a state that allows this", "Read the object again."),
-    ErrorCode("idempotency_conflict", Kind.INVALID, "The key was used for another request", "Use a new Idempotency-Key."),
+    ErrorCode(
+        "idempotency_conflict", Kind.INVALID, "The key was used for another request", "Use a new Idempotency-Key."
+    ),
     ErrorCode("idempotency_in_flight", Kind.CONFLICT, "The first request still runs", "Send it again in a second."),
     ErrorCode("too_large", Kind.TOO_LARGE, "The upload is larger than allowed", "Raise MAX_UPLOAD_BYTES or send less."),
     ErrorCode("digest_mismatch", Kind.INVALID, "The bytes do not match their digest", "Upload the file again."),
@@ -50,17 +52,31 @@ _CODES = (
     ErrorCode("invalid_webhook_url", Kind.INVALID, "The webhook address is not allowed", "Use a public https address."),
     ErrorCode("model_not_ready", Kind.CONFLICT, "The model is not ready", "Wait until its state is `ready`."),
     ErrorCode("dataset_not_ready", Kind.CONFLICT, "The data set is not ready", "Wait until its state is `ready`."),
-    ErrorCode("method_not_applicable", Kind.INVALID, "The method does not fit this model", "See the model's capabilities."),
+    ErrorCode(
+        "method_not_applicable", Kind.INVALID, "The method does not fit this model", "See the model's capabilities."
+    ),
     # Model files
-    ErrorCode("unknown_format", Kind.INVALID, "The file is no format that is read here", "Export the model to ONNX or .pt2."),
-    ErrorCode("unsafe_file", Kind.INVALID, "The file could run code when it is opened", "Export it again without pickles."),
+    ErrorCode(
+        "unknown_format", Kind.INVALID, "The file is no format that is read here", "Export the model to ONNX or .pt2."
+    ),
+    ErrorCode(
+        "unsafe_file", Kind.INVALID, "The file could run code when it is opened", "Export it again without pickles."
+    ),
     ErrorCode("corrupt_file", Kind.INVALID, "The file is damaged", "Upload it again, or export it again."),
-    ErrorCode("unsupported_version", Kind.INVALID, "The file is of a version not read here", "Export it with torch 2.13."),
-    ErrorCode("unsupported_operator", Kind.INVALID, "An operator of the graph is not supported", "Remove or replace the node."),
+    ErrorCode(
+        "unsupported_version", Kind.INVALID, "The file is of a version not read here", "Export it with torch 2.13."
+    ),
+    ErrorCode(
+        "unsupported_operator", Kind.INVALID, "An operator of the graph is not supported", "Remove or replace the node."
+    ),
     ErrorCode("unsupported_graph", Kind.INVALID, "The graph cannot be read", "See the node and the detail."),
     ErrorCode("external_data", Kind.INVALID, "The weights are in another file", "Save the model as one file."),
-    ErrorCode("parity_lost", Kind.INVALID, "Our network computes something else than the file", "Report it with the node."),
-    ErrorCode("non_finite", Kind.INVALID, "The network gives NaN or infinity", "Check the weights and the input range."),
+    ErrorCode(
+        "parity_lost", Kind.INVALID, "Our network computes something else than the file", "Report it with the node."
+    ),
+    ErrorCode(
+        "non_finite", Kind.INVALID, "The network gives NaN or infinity", "Check the weights and the input range."
+    ),
     # Data
     ErrorCode("invalid_data", Kind.INVALID, "The data cannot be used", "See the row and the reason."),
     # Jobs

@@ -1,8 +1,8 @@
 """What supervisor and runner say to each other: a request file in, JSON lines and files out.
 
 The runner is started as `python -I -m runner WORKDIR`. It reads `WORKDIR/request.json` (a `Request`), writes one
-`Message` a line to standard output and its files below `WORKDIR/out`. The supervisor treats every line as hostile: it is
-capped at `LINE_LIMIT` bytes and checked against these classes.
+`Message` a line to standard output and its files below `WORKDIR/out`. The supervisor treats every line as hostile:
+it is capped at `LINE_LIMIT` bytes and checked against these classes.
 """
 
 from typing import Annotated, Literal
@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from core.description import DatasetDescription, DatasetSpec, ModelDescription
-from core.verdict import Verdict
 from core.specs.recipe import Constraints, Recipe, Target
 from core.states import StepState
+from core.verdict import Verdict
 
 LINE_LIMIT = 4 * 1024 * 1024
 
@@ -33,18 +33,24 @@ class StagedFile(Said):
 
 
 class InspectModel(Said):
+    """Asks for the description of an uploaded model."""
+
     kind: Literal["inspect_model"] = "inspect_model"
     files: tuple[StagedFile, ...]
     seed: int = 0
 
 
 class InspectDataset(Said):
+    """Asks for the description of an uploaded data set."""
+
     kind: Literal["inspect_dataset"] = "inspect_dataset"
     files: tuple[StagedFile, ...]
     spec: DatasetSpec
 
 
 class RunJob(Said):
+    """Asks for one run of a recipe."""
+
     kind: Literal["run_job"] = "run_job"
     job: str
     recipe: Recipe
@@ -62,6 +68,8 @@ Request = Annotated[InspectModel | InspectDataset | RunJob, Field(discriminator=
 
 
 class ProgressMessage(Said):
+    """How far the work is; `fraction` is of the whole job."""
+
     kind: Literal["progress"] = "progress"
     step: int | None = None
     method: str
@@ -71,9 +79,10 @@ class ProgressMessage(Said):
 
 
 class StepMessage(Said):
-    """A step changed its state; `index` counts the recipe's steps, after `prepare` (-1) and before export and measure."""
+    """A step changed its state: `prepare`, a method of the recipe, `export` or `measure`, counted from 0 by `position`."""
 
     kind: Literal["step"] = "step"
+    position: int = Field(ge=0, le=100)
     name: str = Field(max_length=100)
     state: StepState
     seconds: float | None = Field(None, ge=0)
@@ -96,6 +105,8 @@ class MetricMessage(Said):
 
 
 class LogMessage(Said):
+    """One line of the log."""
+
     kind: Literal["log"] = "log"
     level: Literal["debug", "info", "warning", "error"] = "info"
     step: str | None = Field(None, max_length=100)
@@ -110,22 +121,30 @@ class ArtifactFile(Said):
 
 
 class ArtifactMessage(Said):
+    """Files below `WORKDIR/out` that are to be kept."""
+
     kind: Literal["artifact"] = "artifact"
     artifact_kind: str = Field(max_length=40)
     files: tuple[ArtifactFile, ...] = Field(min_length=1)
 
 
 class ModelInspected(Said):
+    """The answer to `InspectModel`."""
+
     kind: Literal["model_inspected"] = "model_inspected"
     description: ModelDescription
 
 
 class DatasetInspected(Said):
+    """The answer to `InspectDataset`."""
+
     kind: Literal["dataset_inspected"] = "dataset_inspected"
     description: DatasetDescription
 
 
 class JobDone(Said):
+    """The answer to `RunJob`; the last message of a run."""
+
     kind: Literal["job_done"] = "job_done"
     verdict: Verdict
 

@@ -15,6 +15,8 @@ class InspectionState(StrEnum):
 
 
 class JobState(StrEnum):
+    """Of a job; the last three are final."""
+
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -23,6 +25,8 @@ class JobState(StrEnum):
 
 
 class StepState(StrEnum):
+    """Of one step of a job."""
+
     PENDING = "pending"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -31,15 +35,15 @@ class StepState(StrEnum):
 
 
 class DeliveryState(StrEnum):
+    """Of one delivery of a webhook."""
+
     PENDING = "pending"
     DELIVERED = "delivered"
     FAILED = "failed"
 
 
 INSPECTION_MOVES: Mapping[InspectionState, frozenset[InspectionState]] = {
-    InspectionState.INSPECTING: frozenset(
-        {InspectionState.READY, InspectionState.REJECTED, InspectionState.DELETED}
-    ),
+    InspectionState.INSPECTING: frozenset({InspectionState.READY, InspectionState.REJECTED, InspectionState.DELETED}),
     InspectionState.READY: frozenset({InspectionState.DELETED, InspectionState.INSPECTING}),
     InspectionState.REJECTED: frozenset({InspectionState.DELETED, InspectionState.INSPECTING}),
     InspectionState.DELETED: frozenset(),

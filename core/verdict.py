@@ -77,6 +77,8 @@ class Speedup(Shown):
 
 
 class Change(Shown):
+    """How the result differs from the original; ratios are original over result."""
+
     size_ratio: float
     size_ratio_fp16: float
     quality: QualityChange | None
@@ -104,6 +106,8 @@ class Sensitivity(Shown):
 
 
 class LayerVerdict(Shown):
+    """What became of one layer, in bytes, encoding, sensitivity and share of the run time."""
+
     name: str
     kind: str
     encoding: str
@@ -123,6 +127,8 @@ class Finding(Shown):
 
 
 class Conditions(Shown):
+    """What the figures were measured under."""
+
     runtime: str
     threads: int
     cpu: str
@@ -134,6 +140,8 @@ class Conditions(Shown):
 
 
 class Reproduce(Shown):
+    """All that is needed to make the same file again."""
+
     recipe_sha256: str
     plan: str | None
     seed: int

@@ -1,0 +1,1 @@
+"""Celery in, database and files out; supervises, never computes."""

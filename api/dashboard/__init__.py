@@ -1,0 +1,1 @@
+"""The pages, from the same services as the API."""

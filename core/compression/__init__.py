@@ -1,0 +1,1 @@
+"""Methods that turn a network into a smaller one, and the pipeline that runs them."""

@@ -1,0 +1,1 @@
+"""Quality, latency, memory and size of files in their runtime, and the verdict."""

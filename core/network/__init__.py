@@ -1,0 +1,1 @@
+"""The canonical network: gate, readers, lift, encodings, export."""

@@ -1,0 +1,1 @@
+"""The use cases: plain functions, session first; the only place with queries."""

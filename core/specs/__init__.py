@@ -1,0 +1,1 @@
+"""The language of recipes, as frozen pydantic classes without torch."""

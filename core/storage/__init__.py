@@ -1,0 +1,1 @@
+"""Blobs: bytes at rest, named by their SHA-256."""
