@@ -79,7 +79,7 @@ class ProgressMessage(Said):
 
 
 class StepMessage(Said):
-    """A step changed its state: `prepare`, a method of the recipe, `export` or `measure`, counted from 0 by `position`."""
+    """A step changed its state: prepare, a method of the recipe, export or measure, counted from 0 by `position`."""
 
     kind: Literal["step"] = "step"
     position: int = Field(ge=0, le=100)

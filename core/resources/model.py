@@ -1,0 +1,105 @@
+"""Uploads, models and data sets as users see them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from core.description import DatasetSpec, LayerDescription, Parity, SplitDescription, TensorDescription
+from core.resources.shape import Failure, Metadata, Resource, Shown
+from core.specs.base import Asked, Capability
+from core.states import InspectionState
+
+
+class Upload(Resource):
+    """Bytes that were received and are kept under their SHA-256."""
+
+    object: Literal["upload"] = "upload"
+    filename: str
+    sha256: str
+    bytes: int
+
+
+class ModelCreate(Asked):
+    """What `POST /v1/models` takes."""
+
+    uploads: tuple[str, ...] = Field(min_length=1, max_length=1)
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class ModelSummary(Resource):
+    """A model in a list."""
+
+    object: Literal["model"] = "model"
+    name: str
+    metadata: Metadata
+    state: InspectionState
+    format: str | None
+    sha256: str
+    bytes: int
+    parameters: int | None = None
+    error: Failure | None = None
+
+
+class Model(ModelSummary):
+    """A model with what inspection found; the layer table is at `layers_url`."""
+
+    mode: Literal["network", "onnx_only"] | None = None
+    filename: str
+    inputs: tuple[TensorDescription, ...] = ()
+    outputs: tuple[TensorDescription, ...] = ()
+    macs: int | None = None
+    planned_activation_bytes: int | None = None
+    bytes_stripped: int | None = None
+    batch: str | None = None
+    batch_reason: str | None = None
+    operators: dict[str, int] = Field(default_factory=dict)
+    parity: Parity | None = None
+    layers_url: str
+    warnings: tuple[str, ...] = ()
+    capabilities: dict[str, Capability] = Field(default_factory=dict)
+
+
+class ModelLayers(Shown):
+    """The layer table of a model."""
+
+    data: tuple[LayerDescription, ...]
+
+
+class DatasetCreate(DatasetSpec):
+    """What `POST /v1/datasets` takes: the files, and how they are to be read."""
+
+    uploads: tuple[str, ...] = Field(min_length=1, max_length=16)
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+
+class DatasetSummary(Resource):
+    """A data set in a list."""
+
+    object: Literal["dataset"] = "dataset"
+    name: str
+    metadata: Metadata
+    state: InspectionState
+    task: str
+    sha256: str
+    bytes: int
+    error: Failure | None = None
+
+
+class Dataset(DatasetSummary):
+    """A data set with what inspection found."""
+
+    filename: str
+    spec: DatasetSpec
+    inputs: tuple[TensorDescription, ...] = ()
+    splits: dict[str, SplitDescription] = Field(default_factory=dict)
+    classes: int | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Rename(Asked):
+    """What `PATCH` takes on every object that a user made."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    metadata: Metadata | None = None
