@@ -125,14 +125,21 @@ class Postgres:
         url, deadline = self._url(sockets, "postgres"), time.monotonic() + seconds
         while True:
             try:
+                self._refuse_foreign_server()
                 with psycopg.connect(url, connect_timeout=5, autocommit=True) as connection:
                     known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [_NAME]).fetchone()
                     if not known:
                         connection.execute("CREATE DATABASE modelpress")
                 return
-            except psycopg.OperationalError as error:
+            except (psycopg.OperationalError, FileNotFoundError) as error:
                 dead = self._process is None or self._process.poll() is not None
                 if dead or time.monotonic() > deadline:
                     self.stop()
                     raise LaunchError(f"PostgreSQL did not start: {tail(self._log) or error}") from error
                 time.sleep(0.02)
+
+    def _refuse_foreign_server(self) -> None:
+        """Fail as long as the folder is not our child's: another server on it would answer at the same socket."""
+        owner = (self._data / "postmaster.pid").read_text().split("\n", 1)[0]
+        if owner != str(self.pid):
+            raise FileNotFoundError(f"another server ({owner}) runs on {self._data}")

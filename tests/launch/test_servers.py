@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -42,9 +43,19 @@ def wait_until_gone(pids: list[int], seconds: float = 15) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture
+def stopped() -> Iterator[list[Postgres | Valkey]]:
+    """Servers to stop, also when the test fails."""
+    servers: list[Postgres | Valkey] = []
+    yield servers
+    for server in servers:
+        server.stop()
+
+
 @pytest.mark.parametrize("name", ["plain", "with space, and 'quote", "long" * 40])
-def test_servers_start_in_any_folder(tmp_path: Path, name: str) -> None:
+def test_servers_start_in_any_folder(stopped: list[Postgres | Valkey], tmp_path: Path, name: str) -> None:
     postgres, valkey = Postgres(tmp_path / name / "pg", durable=False), Valkey(tmp_path / name / "vk")
+    stopped += [postgres, valkey]
     url = postgres.start()
     assert ask(url, "SELECT current_database()") == "modelpress"
     assert ask(url, "SHOW timezone") == "UTC"
@@ -56,16 +67,18 @@ def test_servers_start_in_any_folder(tmp_path: Path, name: str) -> None:
         ask(url, "SELECT 1")
 
 
-def test_a_wrong_password_is_refused(tmp_path: Path) -> None:
+def test_a_wrong_password_is_refused(stopped: list[Postgres | Valkey], tmp_path: Path) -> None:
     postgres = Postgres(tmp_path, durable=False)
+    stopped += [postgres]
     url = postgres.start()
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         ask(url.replace("modelpress:", "modelpress:x", 1), "SELECT 1")
     postgres.stop()
 
 
-def test_committed_rows_survive_a_kill(tmp_path: Path) -> None:
+def test_committed_rows_survive_a_kill(stopped: list[Postgres | Valkey], tmp_path: Path) -> None:
     postgres = Postgres(tmp_path)
+    stopped += [postgres]
     with psycopg.connect(postgres.start()) as connection:
         connection.execute("CREATE TABLE kept (n int)")
         connection.execute("INSERT INTO kept VALUES (7)")
@@ -73,12 +86,14 @@ def test_committed_rows_survive_a_kill(tmp_path: Path) -> None:
     os.kill(postgres.pid, signal.SIGKILL)
     postgres.stop()
     again = Postgres(tmp_path)
+    stopped += [again]
     assert ask(again.start(), "SELECT n FROM kept") == 7
     again.stop()
 
 
-def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path) -> None:
+def test_a_second_server_on_the_same_folder_is_refused(stopped: list[Postgres | Valkey], tmp_path: Path) -> None:
     first, second = Postgres(tmp_path, durable=False), Postgres(tmp_path, durable=False)
+    stopped += [first, second]
     url = first.start()
     with pytest.raises(LaunchError, match="did not start"):
         second.start()
@@ -86,8 +101,9 @@ def test_a_second_server_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     first.stop()
 
 
-def test_a_cluster_of_another_version_is_refused(tmp_path: Path) -> None:
+def test_a_cluster_of_another_version_is_refused(stopped: list[Postgres | Valkey], tmp_path: Path) -> None:
     postgres = Postgres(tmp_path, durable=False)
+    stopped += [postgres]
     postgres.start()
     postgres.stop()
     (tmp_path / "data" / "PG_VERSION").write_text("12\n")
@@ -113,13 +129,15 @@ def test_servers_die_with_their_parent(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_root_without_namespaces_becomes_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_root_without_namespaces_becomes_nobody(
+    stopped: list[Postgres | Valkey], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("launch.postgres.root_identity", lambda: "nobody")
     for folder in [tmp_path, *tmp_path.parents]:
         if folder.stat().st_mode & 0o001 == 0 and folder.is_relative_to("/tmp"):
             folder.chmod(folder.stat().st_mode | 0o001)
     postgres = Postgres(tmp_path / "pg", durable=False)
+    stopped += [postgres]
     assert ask(postgres.start(), "SELECT 1") == 1
     assert postgres.pid
     assert psutil.Process(postgres.pid).uids().real == 65534
-    postgres.stop()
