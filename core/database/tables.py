@@ -300,8 +300,6 @@ class OutboxRow(Created, Table):
     task: Mapped[str]
     queue: Mapped[str]
     subject_id: Mapped[str]
-    attempts: Mapped[int] = mapped_column(server_default=text("0"))
-    claimed_until: Mapped[datetime | None]
     sent_at: Mapped[datetime | None]
 
     __table_args__ = (Index("ix_outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),)

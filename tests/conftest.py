@@ -1,0 +1,123 @@
+"""Real servers for the tests: one PostgreSQL and one Valkey a session, one cloned database a test."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from sqlalchemy import make_url
+from sqlalchemy.orm import Session
+
+from core.database.schema import upgrade
+from core.database.session import engine, transaction
+from core.database.tables import TenantRow
+from core.ids import new_id
+from core.settings import settings
+from launch.postgres import Postgres
+from launch.valkey import Valkey
+
+SERVER_FIXTURES = {"database", "broker", "postgres", "valkey"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What talks to PostgreSQL or Redis is run again on the machine's own servers."""
+    for item in items:
+        if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.servers)
+
+
+def administer(server: str, statement: str, *names: str) -> None:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL(statement).format(*map(sql.Identifier, names)))
+
+
+def with_database(server: str, name: str) -> str:
+    return make_url(server).set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server: the embedded one, or MODELPRESS_TEST_DATABASE_URL."""
+    if given := os.environ.get("MODELPRESS_TEST_DATABASE_URL"):
+        yield given
+        return
+    server = Postgres(tmp_path_factory.mktemp("postgres"), durable=False)
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a Valkey or Redis server: the embedded one, or MODELPRESS_TEST_REDIS_URL."""
+    if given := os.environ.get("MODELPRESS_TEST_REDIS_URL"):
+        yield given
+        return
+    server = Valkey(tmp_path_factory.mktemp("valkey"), durable=False)
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def template(postgres: str) -> Iterator[str]:
+    """The name of a migrated database that tests clone."""
+    name = f"modelpress_test_{uuid.uuid4().hex[:12]}"
+    administer(postgres, "CREATE DATABASE {}", name)
+    upgrade(with_database(postgres, name))
+    yield name
+    administer(postgres, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@pytest.fixture
+def database(postgres: str, template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a fresh database; the settings of this process point at it and at a fresh blob folder."""
+    name = f"{template}_{uuid.uuid4().hex[:8]}"
+    administer(postgres, "CREATE DATABASE {} TEMPLATE {}", name, template)
+    url = with_database(postgres, name)
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("STORAGE_URL", (tmp_path / "blobs").as_uri())
+    monkeypatch.setenv("MODELPRESS_SCRATCH_DIR", str(tmp_path / "scratch"))
+    # Nothing listens there: a test that needs a broker asks for it.
+    monkeypatch.setenv("REDIS_URL", os.environ.get("REDIS_URL", "redis://127.0.0.1:9/0"))
+    _forget_caches()
+    yield url
+    engine().dispose()
+    _forget_caches()
+    administer(postgres, "DROP DATABASE {} WITH (FORCE)", name)
+
+
+@pytest.fixture
+def broker(valkey: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of the broker; every test has its own prefix of keys."""
+    monkeypatch.setenv("REDIS_URL", valkey)
+    monkeypatch.setenv("MODELPRESS_QUEUE_PREFIX", f"test-{uuid.uuid4().hex[:8]}:")
+    settings.cache_clear()
+    yield valkey
+    settings.cache_clear()
+
+
+@pytest.fixture
+def session(database: str) -> Iterator[Session]:
+    """One transaction on the fresh database, committed at the end of the test."""
+    with transaction() as opened:
+        yield opened
+
+
+@pytest.fixture
+def tenant(database: str) -> str:
+    """A tenant that is already committed."""
+    return make_tenant()
+
+
+def make_tenant() -> str:
+    identifier = new_id("tnt")
+    with transaction() as session:
+        session.add(TenantRow(id=identifier, name="test"))
+    return identifier
+
+
+def _forget_caches() -> None:
+    settings.cache_clear()
+    engine.cache_clear()
