@@ -1,0 +1,79 @@
+"""From rows of an array to one input tensor of the network: layout, then x·scale, then (x − mean)/std."""
+
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from core.description import InputMapping
+from core.errors import ModelpressError
+
+DIMENSIONS = {"NCHW": 4, "NHWC": 4, "NHW": 3, "NC": 2, "NT": 2}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """How rows become a tensor of `dtype`; integers (token ids) are never scaled."""
+
+    mapping: InputMapping
+    dtype: torch.dtype
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise `invalid_data` unless an array of `shape` suits the mapping."""
+        wanted = DIMENSIONS.get(self.mapping.layout)
+        if wanted is not None and len(shape) != wanted:
+            raise ModelpressError(
+                "invalid_data",
+                f"Layout {self.mapping.layout} needs an array of {wanted} dimensions; this one is {_sizes(shape)}.",
+            )
+        sample = self.sample_shape(shape)
+        channels = sample[0] if sample else 1
+        for name, values in (("mean", self.mapping.mean), ("std", self.mapping.std)):
+            if len(values) not in (0, 1, channels):
+                raise ModelpressError(
+                    "invalid_data", f"`{name}` has {len(values)} values; 1 or {channels} (one a channel) are needed."
+                )
+        if 0.0 in self.mapping.std or self.mapping.scale == 0.0:
+            raise ModelpressError("invalid_data", "`std` and `scale` must not be 0.")
+
+    def sample_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of one sample after layout, for an array of `shape` with the samples first."""
+        if self.mapping.layout == "NHW":
+            return (1, *shape[1:])
+        if self.mapping.layout == "NHWC":
+            return (shape[3], shape[1], shape[2])
+        return tuple(shape[1:])
+
+    def apply(self, rows: NDArray[Any]) -> Tensor:
+        """A tensor (n, *sample_shape) of the rows (n, …)."""
+        tensor = to_tensor(rows, self.dtype)
+        if self.mapping.layout == "NHW":
+            tensor = tensor.unsqueeze(1)
+        elif self.mapping.layout == "NHWC":
+            tensor = tensor.permute(0, 3, 1, 2).contiguous()
+        if not self.dtype.is_floating_point:
+            return tensor
+        if self.mapping.scale != 1.0:
+            tensor = tensor * self.mapping.scale
+        if self.mapping.mean:
+            tensor = tensor - self._by_channel(self.mapping.mean, tensor)
+        if self.mapping.std:
+            tensor = tensor / self._by_channel(self.mapping.std, tensor)
+        return tensor
+
+    def _by_channel(self, values: tuple[float, ...], tensor: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=self.dtype).reshape(-1, *[1] * (tensor.dim() - 2))
+
+
+def to_tensor(rows: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    """A tensor of `dtype` that owns its memory; torch knows no foreign byte order, so that is turned first."""
+    native = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
+    return torch.tensor(native, dtype=dtype)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return "×".join(str(size) for size in shape) or "a single number"
