@@ -26,6 +26,7 @@ class Command:
     argv: Sequence[str]
     env: Mapping[str, str]
     log: Path
+    cwd: Path | None = None
     death_signal: signal.Signals = signal.SIGKILL
     identity: Identity = "same"
 
@@ -48,6 +49,7 @@ def start(command: Command) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             tie(command),
             env=dict(command.env),
+            cwd=command.cwd,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
