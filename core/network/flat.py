@@ -1,0 +1,139 @@
+"""The flat graph: what every reader makes and `lift` takes, ATen calls over weights named as the user named them."""
+
+import re
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from core.description import TensorDescription
+from core.errors import ModelpressError
+
+# A value larger than this is refused before anything computes it.
+MAX_VALUE_BYTES = 4 * 1024**3
+
+# Calls that only assert; the reader has its own checks.
+_ASSERTIONS = ("_assert", "sym_constrain_range")
+
+
+@dataclass
+class FlatProgram:
+    """A graph of ATen calls; weights are `get_attr` nodes with dotted paths, the output is always a tuple.
+
+    `example` has one concrete input for each of `inputs`; a free size is a name in `inputs` and a number in `example`.
+    """
+
+    graph: fx.GraphModule
+    inputs: tuple[TensorDescription, ...]
+    outputs: tuple[str, ...]
+    example: tuple[torch.Tensor, ...]
+    dtype: str = "float32"
+    metadata: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def is_path(name: str) -> bool:
+    """Whether a name can be used as a dotted path of modules as it is; the parts may be numbers."""
+    return re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII) is not None and len(name) <= 255
+
+
+def ensure(root: nn.Module, path: str) -> nn.Module:
+    """The module at a dotted path, made with all its parents where it is missing."""
+    module = root
+    for name in filter(None, path.split(".")):
+        if name not in module._modules:
+            module.add_module(name, nn.Module())
+        module = module.get_submodule(name)
+    return module
+
+
+def place(root: nn.Module, path: str, tensor: torch.Tensor) -> None:
+    """Put a parameter or a buffer at a dotted path below `root`, making the modules in between."""
+    parent, _, leaf = path.rpartition(".")
+    module = ensure(root, parent)
+    if isinstance(tensor, nn.Parameter):
+        module.register_parameter(leaf, tensor)
+    else:
+        module.register_buffer(leaf, tensor)
+
+
+def find(root: nn.Module, path: str) -> torch.Tensor:
+    """The parameter or buffer at a dotted path."""
+    parent, _, leaf = path.rpartition(".")
+    tensor = getattr(root.get_submodule(parent), leaf)
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
+
+
+def is_assertion(target: object) -> bool:
+    """Whether a call only asserts something."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    return target._schema.name.removeprefix("aten::").startswith(_ASSERTIONS)
+
+
+def flatten_exported(program: ExportedProgram, prefix: str = "") -> fx.GraphModule:
+    """The graph of an exported program with its weights as `get_attr` nodes, their names without `prefix`."""
+    root = nn.Module()
+    graph = fx.Graph()
+    signature = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    mapped: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            spec = signature[node.name]
+            if spec.kind is InputKind.USER_INPUT:
+                mapped[node] = graph.placeholder(node.name)
+                continue
+            assert spec.target is not None
+            path = spec.target.removeprefix(prefix)
+            place(root, path, _weight(program, spec.target))
+            mapped[node] = graph.get_attr(path)
+        elif node.op == "output":
+            graph.output(tuple(mapped[value] for value in _user_outputs(program, node)))
+        elif not is_assertion(node.target):
+            mapped[node] = graph.node_copy(node, mapped.__getitem__)
+            mapped[node].meta = {}
+    return fx.GraphModule(root, graph)
+
+
+def run_shapes(graph: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Write every node's value into `node.meta["value"]` as a fake tensor, without computing anything.
+
+    Raises `unsupported_graph` where a value is larger than `MAX_VALUE_BYTES` or shapes do not fit.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        _ShapeInterpreter(graph).run(*(mode.from_tensor(tensor) for tensor in inputs))
+
+
+class _ShapeInterpreter(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> object:
+        try:
+            value: object = super().run_node(n)
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            sentence = f"Node {n.name} ({n.target}) does not fit its inputs: {str(error).splitlines()[0]}"
+            raise ModelpressError("unsupported_graph", sentence, node=n.name) from error
+        for tensor in value if isinstance(value, (tuple, list)) else (value,):
+            if isinstance(tensor, torch.Tensor) and tensor.numel() * tensor.element_size() > MAX_VALUE_BYTES:
+                size = tensor.numel() * tensor.element_size()
+                raise ModelpressError(
+                    "unsupported_graph", f"Node {n.name} makes a tensor of {size} bytes.", node=n.name
+                )
+        n.meta["value"] = value
+        return value
+
+
+def _weight(program: ExportedProgram, name: str) -> torch.Tensor:
+    tensor = program.state_dict[name] if name in program.state_dict else program.constants[name]
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
+
+
+def _user_outputs(program: ExportedProgram, node: fx.Node) -> list[fx.Node]:
+    if any(spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
+        raise ModelpressError("unsupported_graph", "The network changes its own weights or buffers while it runs.")
+    values = node.args[0]
+    assert isinstance(values, (tuple, list))
+    return [value for value in values if isinstance(value, fx.Node)]

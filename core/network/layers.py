@@ -1,0 +1,110 @@
+"""Which ATen call becomes which `nn` layer; the layers are made without weights, which `lift` then hangs in."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import fx, nn
+
+from core.errors import ModelpressError
+
+Arguments = dict[str, object]
+Tensors = dict[str, torch.Tensor | None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one operator becomes a layer: its arguments that are weights, and the layer that the others describe."""
+
+    build: Callable[[fx.Node, Arguments, Tensors], nn.Module | None]
+    weights: tuple[str, ...] = ("weight", "bias")
+    input: str = "input"
+
+
+def _build_conv(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    weight = tensors["weight"]
+    assert weight is not None
+    kind = {3: nn.Conv1d, 4: nn.Conv2d}.get(weight.dim())
+    if kind is None or arguments.get("transposed"):
+        return None
+    groups = cast("int", arguments["groups"])
+    taps = weight.dim() - 2
+    padding = arguments["padding"]
+    return kind(
+        weight.shape[1] * groups,
+        weight.shape[0],
+        tuple(weight.shape[2:]),  # type: ignore[arg-type]  # as many numbers as the kind has taps
+        stride=_spread(arguments["stride"], taps),  # type: ignore[arg-type]
+        padding=padding if isinstance(padding, str) else _spread(padding, taps),  # type: ignore[arg-type]
+        dilation=_spread(arguments["dilation"], taps),  # type: ignore[arg-type]
+        groups=groups,
+        bias=tensors["bias"] is not None,
+        device="meta",
+    )
+
+
+def _build_linear(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    weight = tensors["weight"]
+    assert weight is not None
+    if weight.dim() != 2:
+        return None
+    return nn.Linear(weight.shape[1], weight.shape[0], bias=tensors["bias"] is not None, device="meta")
+
+
+def _build_batch_norm(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    mean = tensors["running_mean"]
+    if arguments["training"]:
+        raise ModelpressError(
+            "unsupported_graph",
+            f"Node {node.name} is a batch norm in training mode.",
+            hint="Call `model.eval()` before exporting.",
+            node=node.name,
+        )
+    source = arguments["input"]
+    assert isinstance(source, fx.Node)
+    dimensions = cast("torch.Tensor", source.meta["value"]).dim()
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(dimensions)
+    if mean is None or kind is None:
+        return None
+    return kind(
+        mean.shape[0],
+        eps=cast("float", arguments["eps"]),
+        momentum=cast("float", arguments["momentum"]),
+        affine=tensors["weight"] is not None,
+        device="meta",
+    )
+
+
+def _build_layer_norm(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    if tensors["weight"] is None:
+        return None
+    shape = [int(size) for size in cast("list[int]", arguments["normalized_shape"])]
+    return nn.LayerNorm(shape, eps=cast("float", arguments["eps"]), bias=tensors["bias"] is not None, device="meta")
+
+
+def _build_embedding(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    weight = tensors["weight"]
+    assert weight is not None
+    return nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
+
+
+def _spread(value: object, taps: int) -> tuple[int, ...]:
+    numbers = tuple(cast("list[int]", value))
+    return numbers * taps if len(numbers) == 1 else numbers
+
+
+aten = torch.ops.aten
+_CONV = Rule(_build_conv)
+
+RULES: Mapping[torch._ops.OpOverload, Rule] = {
+    aten.conv1d.default: _CONV,
+    aten.conv1d.padding: _CONV,
+    aten.conv2d.default: _CONV,
+    aten.conv2d.padding: _CONV,
+    aten.convolution.default: _CONV,
+    aten.linear.default: Rule(_build_linear),
+    aten.batch_norm.default: Rule(_build_batch_norm, ("weight", "bias", "running_mean", "running_var")),
+    aten.layer_norm.default: Rule(_build_layer_norm),
+    aten.embedding.default: Rule(_build_embedding, ("weight",), "indices"),
+}

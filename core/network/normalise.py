@@ -1,0 +1,133 @@
+"""The flat graph in one form: products with a weight become linear layers, calls that do nothing go."""
+
+from typing import cast
+
+import torch
+from torch import fx, nn
+
+from core.errors import ModelpressError
+from core.network.flat import find, place
+
+aten = torch.ops.aten
+_TRANSPOSES = (aten.permute.default, aten.t.default, aten.transpose.int, aten.numpy_T.default)
+_NOTHINGS = (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default, aten.detach_.default)
+_DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
+
+
+def normalise(graph: fx.GraphModule) -> None:
+    """Rewrite a flat graph in place; needs `node.meta["value"]` and keeps it right.
+
+    Raises `unsupported_graph` where the graph was exported in training mode.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target in _DROPOUTS:
+            _drop_dropout(node)
+        elif node.target in _NOTHINGS or _casts_to_itself(node):
+            _replace(node, cast("fx.Node", node.args[0]))
+        elif node.target in (aten.linear.default, aten.matmul.default, aten.mm.default):
+            _use_weight(graph, node)
+        elif node.target is aten.addmm.default:
+            _split_sum(graph, node)
+        elif node.target is aten.add.Tensor:
+            _absorb_bias(graph, node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _drop_dropout(node: fx.Node) -> None:
+    if node.args[2]:
+        raise ModelpressError(
+            "unsupported_graph",
+            f"Node {node.name} is a dropout in training mode.",
+            hint="Call `model.eval()` before exporting.",
+            node=node.name,
+        )
+    _replace(node, cast("fx.Node", node.args[0]))
+
+
+def _casts_to_itself(node: fx.Node) -> bool:
+    if getattr(node.target, "overloadpacket", None) not in (aten.to, aten._to_copy):
+        return False
+    source = cast("fx.Node", node.args[0])
+    return bool(source.meta["value"].dtype == node.meta["value"].dtype)
+
+
+def _use_weight(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Make x·W and x·Wᵀᵀ one linear call, where W is a stored matrix (in, out)."""
+    source, factor = cast("fx.Node", node.args[0]), cast("fx.Node", node.args[1])
+    is_linear = node.target is aten.linear.default
+    transposed, stored = _stored_matrix(factor)
+    if stored is None or source.op == "get_attr" or (is_linear and not transposed):
+        return
+    if is_linear or not transposed:
+        weight = _transposed(graph, stored)
+    else:
+        weight = stored
+    bias = node.args[2] if is_linear and len(node.args) > 2 else None
+    with graph.graph.inserting_before(node):
+        linear = graph.graph.call_function(aten.linear.default, (source, weight, bias))
+    linear.meta["value"] = node.meta["value"]
+    _replace(node, linear)
+
+
+def _stored_matrix(factor: fx.Node) -> tuple[bool, fx.Node | None]:
+    """Whether a factor is a transpose, and the stored matrix behind it, if it is one."""
+    if factor.meta["value"].dim() != 2:
+        return False, None
+    if factor.op == "get_attr":
+        return False, factor
+    source = factor.args[0] if factor.target in _TRANSPOSES else None
+    swaps = factor.target is not aten.permute.default or list(cast("list[int]", factor.args[1])) in ([1, 0], [-1, -2])
+    if isinstance(source, fx.Node) and source.op == "get_attr" and swaps:
+        return True, source
+    return False, None
+
+
+def _transposed(graph: fx.GraphModule, stored: fx.Node) -> fx.Node:
+    """A node for the stored matrix transposed; it takes over the name when nothing else uses the matrix."""
+    path = str(stored.target)
+    matrix = find(graph, path)
+    turned = nn.Parameter(matrix.detach().t().contiguous())
+    others = {user for user in stored.users if user.target not in _TRANSPOSES} if len(stored.users) > 1 else set()
+    if others or sum(node.op == "get_attr" and node.target == path for node in graph.graph.nodes) > 1:
+        path = f"{path}_transposed"
+    place(graph, path, turned)
+    with graph.graph.inserting_before(stored):
+        node = graph.graph.get_attr(path)
+    node.meta["value"] = turned.detach()
+    return node
+
+
+def _split_sum(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Make b + x·Wᵀ of a decomposed export a linear call with bias."""
+    bias, source, factor = (cast("fx.Node", argument) for argument in node.args[:3])
+    transposed, stored = _stored_matrix(factor)
+    if stored is None or bias.op != "get_attr" or bias.meta["value"].dim() != 1 or node.kwargs:
+        return
+    weight = stored if transposed else _transposed(graph, stored)
+    with graph.graph.inserting_before(node):
+        linear = graph.graph.call_function(aten.linear.default, (source, weight, bias))
+    linear.meta["value"] = node.meta["value"]
+    _replace(node, linear)
+
+
+def _absorb_bias(graph: fx.GraphModule, node: fx.Node) -> None:
+    """Make linear(x, W) + b one call with a bias, where b is a stored vector."""
+    for product, bias in (node.args[:2], reversed(node.args[:2])):
+        if not isinstance(product, fx.Node) or not isinstance(bias, fx.Node) or node.kwargs:
+            continue
+        bare = product.target is aten.linear.default and (len(product.args) < 3 or product.args[2] is None)
+        if not bare or bias.op != "get_attr" or len(product.users) != 1:
+            continue
+        if tuple(bias.meta["value"].shape) != tuple(product.meta["value"].shape[-1:]):
+            continue
+        with graph.graph.inserting_before(node):
+            linear = graph.graph.call_function(aten.linear.default, (product.args[0], product.args[1], bias))
+        linear.meta["value"] = node.meta["value"]
+        _replace(node, linear)
+        return
+
+
+def _replace(node: fx.Node, other: fx.Node) -> None:
+    node.replace_all_uses_with(other)
+    node.graph.erase_node(node)

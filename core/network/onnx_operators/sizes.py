@@ -1,0 +1,81 @@
+"""Arithmetic on sizes: ONNX nodes over small integer arrays that may hold symbolic sizes, as NumPy object arrays."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from core.network.onnx_operators.call import Call
+
+# Integers, or objects where a size is symbolic.
+Array = NDArray[np.generic]
+
+
+def _axes(call: Call, axes: Array | None) -> tuple[int, ...]:
+    listed = call.integers("axes") if axes is None else [int(axis) for axis in axes.ravel()]
+    return tuple(listed or ())
+
+
+def _cut(call: Call, x: Array, *limits: Array) -> Array:
+    given = [[int(v) for v in limit.ravel()] for limit in limits]
+    starts = given[0] if given else call.integers("starts") or []
+    ends = given[1] if len(given) > 1 else call.integers("ends") or []
+    step = given[3][0] if len(given) > 3 else 1
+    if x.ndim != 1 or len(starts) != 1 or step == 0:
+        call.refuse("sizes are cut in more than one dimension")
+    return x[slice(starts[0], ends[0], step)]
+
+
+def _unsqueeze(call: Call, x: Array, axes: Array | None = None) -> Array:
+    return np.expand_dims(x, _axes(call, axes))
+
+
+def _squeeze(call: Call, x: Array, axes: Array | None = None) -> Array:
+    return np.squeeze(x, _axes(call, axes) or None)
+
+
+def _gather(call: Call, x: Array, indices: Array) -> Array:
+    return np.asarray(np.take(x, indices.astype(np.int64), call.integer("axis", 0)))
+
+
+def _product(call: Call, x: Array, axes: Array | None = None) -> Array:
+    keep = bool(call.integer("keepdims", 1))
+    return np.asarray(np.prod(x, axis=_axes(call, axes) or None, keepdims=keep))  # type: ignore[arg-type]  # numbers or symbolic sizes
+
+
+def _cast(call: Call, x: Array) -> Array:
+    floats = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+    return x.astype(np.float32) if call.integer("to", 0) in floats else x
+
+
+def _divide(x: Array, y: Array) -> Array:
+    exact = x.dtype.kind == "f" or y.dtype.kind == "f"
+    return np.divide(x, y) if exact else np.floor_divide(x, y)  # type: ignore[call-overload]  # numbers or symbolic sizes
+
+
+def _binary(run: Callable[..., Array]) -> Callable[..., Array]:
+    return lambda call, x, y: np.asarray(run(x, y))
+
+
+SIZES: Mapping[str, Callable[..., Array]] = {
+    "Gather": _gather,
+    "Concat": lambda call, *arrays: np.concatenate(arrays, call.integer("axis", 0)),
+    "Slice": _cut,
+    "Unsqueeze": _unsqueeze,
+    "Squeeze": _squeeze,
+    "Reshape": lambda call, x, sizes: x.reshape([int(size) for size in sizes]),
+    "Identity": lambda call, x: x,
+    "Cast": _cast,
+    "ReduceProd": _product,
+    "Add": _binary(np.add),
+    "Sub": _binary(np.subtract),
+    "Mul": _binary(np.multiply),
+    "Div": _binary(_divide),
+    "Sqrt": lambda call, x: np.sqrt(x.astype(np.float32)),
+    "Mod": _binary(np.mod),
+    "Equal": _binary(np.equal),
+    "Where": lambda call, condition, x, y: np.where(condition.astype(bool), x, y),
+    "ConstantOfShape": lambda call, sizes: np.full([int(size) for size in sizes], call.attributes.get("value", 0)),
+    "Expand": lambda call, x, sizes: np.broadcast_to(x, [int(size) for size in sizes]),
+}
