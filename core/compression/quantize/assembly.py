@@ -1,0 +1,94 @@
+"""Makes the quantized network: weights and biases become integers, grids are put where the placement says."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from core.compression.quantize.placement import Placement, place
+from core.compression.quantize.ranges import Range
+from core.network.encodings import ActivationGrid, AffineInteger, Grid
+from core.network.encodings.affine_integer import scales_of
+from core.network.export_graph import input_ranks
+from core.network.network import Network
+
+BIAS_GRID = Grid(-(2**31) + 1, 2**31 - 1, 0, torch.int32)
+# A bias must fit 31 bits at the scale input × weight, with room for the sum it is added to.
+_BIAS_LIMIT = 2.0**30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides a quantized network: layers, the range of each value, the weights' grid, changes of biases."""
+
+    layers: frozenset[str]
+    ranges: dict[str, Range]
+    grid: Grid
+    corrections: dict[str, Tensor]
+
+
+def placement_of(network: Network, layers: frozenset[str]) -> Placement:
+    """Where a network is rounded when these layers run on integers."""
+    return place(network.graph, layers, input_ranks(network))
+
+
+def assemble(network: Network, plan: Plan) -> Network:
+    """A quantized copy; layers that the plan does not name stay bit-identical."""
+    placement = placement_of(network, plan.layers)
+    graph = copy.deepcopy(network.graph)
+    made = Network(
+        graph=graph,
+        inputs=network.inputs,
+        outputs=network.outputs,
+        encodings=dict(network.encodings),
+        dtype=network.dtype,
+        batch=network.batch,
+        batch_reason=network.batch_reason,
+        metadata=dict(network.metadata),
+    )
+    grids = {source: ActivationGrid.of_range(*plan.ranges[source]) for source in placement.sources}
+    ranks = input_ranks(network)
+    for node in graph.graph.nodes:
+        if node.op == "call_module" and node.target in plan.layers:
+            source = placement.grid_of[node.all_input_nodes[0].name]
+            batched = isinstance(graph.get_submodule(node.target), nn.Linear) and ranks[node.name] != 2
+            _encode_layer(made, node.target, plan=plan, input_grid=None if batched else grids[source])
+    _insert_grids(graph, placement, grids)
+    graph.graph.lint()
+    graph.recompile()
+    return made
+
+
+def _encode_layer(network: Network, path: str, *, plan: Plan, input_grid: ActivationGrid | None) -> None:
+    """Encode weight and bias; a bias that onnxruntime adds after the product (`input_grid` None) stays float."""
+    layer = network.graph.get_submodule(path)
+    weight = layer.get_parameter("weight")
+    scale = scales_of(weight, plan.grid, 0)
+    bias = layer._parameters.get("bias")
+    if bias is not None and path in plan.corrections:
+        bias.data = bias.data + plan.corrections[path]
+    if bias is not None and input_grid is not None:
+        scale = torch.maximum(scale, bias.detach().abs() / (input_grid.scale * _BIAS_LIMIT))
+        encoded = AffineInteger.of(bias, grid=BIAS_GRID, axis=0, scale=scale * input_grid.scale)
+        bias.data = encoded.decode()
+        network.encodings[f"{path}.bias"] = encoded
+    encoding = AffineInteger.of(weight, grid=plan.grid, axis=0, scale=scale)
+    weight.data = encoding.decode()
+    network.encodings[f"{path}.weight"] = encoding
+
+
+def _insert_grids(module: fx.GraphModule, placement: Placement, grids: dict[str, ActivationGrid]) -> None:
+    names = {source: f"grid_{number}" for number, source in enumerate(grids)}
+    for source, name in names.items():
+        module.add_submodule(name, grids[source])
+    for node in list(module.graph.nodes):
+        if node.name not in placement.grid_of:
+            continue
+        name = names[placement.grid_of[node.name]]
+        seen_by = placement.only.get(node.name)
+        with module.graph.inserting_after(node):
+            rounded = module.graph.call_module(name, (node,))
+        for user in list(node.users):
+            if user is not rounded and (seen_by is None or user.name in seen_by):
+                user.replace_input_with(node, rounded)

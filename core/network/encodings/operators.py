@@ -1,0 +1,51 @@
+"""Two operators that exist only between `fx` and ONNX: QuantizeLinear and DequantizeLinear.
+
+Plain ATen arithmetic would be exported as arithmetic; these are exported as the nodes that onnxruntime fuses.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from onnxscript import opset20 as onnx_op
+from torch import Tensor
+
+
+@torch.library.custom_op("modelpress::quantize", mutates_args=())
+def _quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    bounds = torch.iinfo(zero_point.dtype)
+    return torch.clamp(torch.round(x / scale) + zero_point.float(), bounds.min, bounds.max).to(zero_point.dtype)
+
+
+@_quantize.register_fake
+def _quantize_shape(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG001  torch fixes the signature
+    return torch.empty_like(x, dtype=zero_point.dtype)
+
+
+@torch.library.custom_op("modelpress::dequantize", mutates_args=())
+def _dequantize(x: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int) -> Tensor:
+    shape = [-1 if i == axis else 1 for i in range(x.dim())] if scale.dim() else []
+    value = x.float() if zero_point is None else x.float() - zero_point.float().reshape(shape)
+    return value * scale.reshape(shape)
+
+
+@_dequantize.register_fake
+def _dequantize_shape(x: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int) -> Tensor:  # noqa: ARG001  torch fixes the signature
+    return torch.empty_like(x, dtype=torch.float32)
+
+
+QUANTIZE: Callable[..., Tensor] = torch.ops.modelpress.quantize.default
+DEQUANTIZE: Callable[..., Tensor] = torch.ops.modelpress.dequantize.default
+
+
+def _onnx_quantize(x, scale, zero_point):  # type: ignore[no-untyped-def]  # onnxscript's values have no public type
+    return onnx_op.QuantizeLinear(x, scale, zero_point)
+
+
+def _onnx_dequantize(x, scale, zero_point, axis):  # type: ignore[no-untyped-def]  # onnxscript's values have no public type
+    return onnx_op.DequantizeLinear(x, scale, zero_point, axis=axis)
+
+
+ONNX_TRANSLATIONS: Mapping[Callable[..., object], Callable[..., object]] = {
+    QUANTIZE: _onnx_quantize,
+    DEQUANTIZE: _onnx_dequantize,
+}

@@ -1,0 +1,112 @@
+"""Writes a network to the files that users get: `.onnx`, `.pt2`, `.safetensors`."""
+
+import json
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, fx
+from torch.export import Dim, ExportedProgram
+
+from core.errors import ModelpressError
+from core.network.encodings.operators import ONNX_TRANSLATIONS
+from core.network.export_check import check_onnx, check_pt2
+from core.network.export_compact import compact_onnx
+from core.network.export_graph import EXAMPLE_BATCH, Flavour, example_inputs, expand
+from core.network.network import Network
+
+OPSET = 20
+# The name inside the archive comes from the file's stem, so bytes are the same only under one stem.
+PT2_NAME = "model.pt2"
+# What torch.export leaves on nodes that tells where and how the code lay on this machine.
+_TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn", "custom")
+
+
+def export_onnx(network: Network, path: Path, *, probes: tuple[Tensor, ...] | None = None) -> None:
+    """Write ONNX with a free batch, reload it and compare on `probes` (or seeded noise); raises `export_disagrees`."""
+    program = _program(network, "onnx")
+    with _quiet():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table=dict(ONNX_TRANSLATIONS),
+            input_names=[tensor.name for tensor in network.inputs],
+            output_names=[tensor.name for tensor in network.outputs],
+            verbose=False,
+        )
+    if made is None:
+        raise ModelpressError("export_disagrees", "The exporter wrote no ONNX model.")
+    model = compact_onnx(made.model_proto, network)
+    onnx.checker.check_model(model)
+    path.write_bytes(model.SerializeToString(deterministic=True))
+    check_onnx(network, path, probes)
+
+
+def export_pt2(network: Network, path: Path, *, probes: tuple[Tensor, ...] | None = None) -> None:
+    """Write a torch.export archive of plain ATen operators, reload it and compare; raises `export_disagrees`."""
+    program = _program(network, "pt2")
+    _strip(program)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
+        written = Path(folder) / PT2_NAME
+        torch.export.save(program, written)
+        shutil.move(written, path)
+    check_pt2(network, path, probes)
+
+
+def export_safetensors(network: Network, path: Path) -> None:
+    """Write the parameters as their encodings store them; the header's `encodings` names each encoding, as JSON."""
+    tensors: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    for name, value in network.graph.state_dict().items():
+        encoding = network.encodings.get(name)
+        if encoding is None:
+            tensors[name] = value.detach().contiguous().clone()
+            continue
+        names[name] = encoding.name
+        for suffix, stored in encoding.stored().items():
+            tensors[f"{name}.{suffix}" if suffix else name] = stored.contiguous().clone()
+    save_file(tensors, path, metadata={"encodings": json.dumps(names, sort_keys=True)})
+
+
+def _program(network: Network, flavour: Flavour) -> ExportedProgram:
+    shapes = tuple(
+        {axis: Dim.DYNAMIC for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
+        for tensor in network.inputs
+    )
+    with _quiet(), torch.no_grad():
+        return torch.export.export(
+            expand(network, flavour), example_inputs(network, EXAMPLE_BATCH), dynamic_shapes=shapes, strict=False
+        )
+
+
+def _strip(program: ExportedProgram) -> None:
+    program.example_inputs = None
+    for module in program.graph_module.modules():
+        if isinstance(module, fx.GraphModule):
+            for node in module.graph.nodes:
+                for trace in _TRACES:
+                    node.meta.pop(trace, None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters talk a lot; none of it is about the user's model."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

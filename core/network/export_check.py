@@ -1,0 +1,79 @@
+"""Reloads a written file and compares what it computes with the network it was written from."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor
+
+from core.errors import ModelpressError
+from core.network.encodings import ActivationGrid
+from core.network.export_graph import example_inputs
+from core.network.network import Network
+
+# Relative root-mean-square differences. Without rounded activations only the order of sums differs; with them a sum
+# next to a rounding boundary may fall to either side, which moves a value by one step of its grid.
+DENSE_TOLERANCE = 1e-4
+ROUNDED_TOLERANCE = 3e-2
+PROBE_SEED = 0
+
+
+def check_onnx(network: Network, path: Path, probes: tuple[Tensor, ...] | None) -> None:
+    """Compare the file in onnxruntime, graph as written, with the network; raises `export_disagrees`."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    given = probes or noise_inputs(network)
+    names = [tensor.name for tensor in network.inputs]
+    found = session.run(None, {name: value.numpy() for name, value in zip(names, given, strict=True)})
+    _compare(network, given, [np.asarray(value) for value in found], path.name)
+
+
+def check_pt2(network: Network, path: Path, probes: tuple[Tensor, ...] | None) -> None:
+    """Compare the reloaded archive with the network; raises `export_disagrees`."""
+    given = probes or noise_inputs(network)
+    with torch.no_grad():
+        found = torch.export.load(path).module()(*given)
+    values = [found] if isinstance(found, Tensor) else list(found)
+    _compare(network, given, [value.numpy() for value in values], path.name)
+
+
+def noise_inputs(network: Network, seed: int = PROBE_SEED) -> tuple[Tensor, ...]:
+    """Seeded normal noise for float inputs, zeros and ones for integers (always in range), batch 2."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(
+        torch.randn(tensor.shape, generator=generator)
+        if tensor.is_floating_point()
+        else torch.randint(0, 2, tensor.shape, generator=generator, dtype=tensor.dtype)
+        if tensor.dtype is not torch.bool
+        else torch.ones_like(tensor)
+        for tensor in example_inputs(network)
+    )
+
+
+def relative_difference(found: np.ndarray, wanted: np.ndarray) -> float:
+    """Root mean square of the difference over that of `wanted`."""
+    scale = float(np.sqrt(np.mean(np.square(wanted, dtype=np.float64))))
+    difference = float(np.sqrt(np.mean(np.square(found.astype(np.float64) - wanted))))
+    return difference / max(scale, 1e-12)
+
+
+def _compare(network: Network, given: tuple[Tensor, ...], found: Sequence[np.ndarray], name: str) -> None:
+    with torch.no_grad():
+        wanted = network.graph(*given)
+    rounded = any(isinstance(module, ActivationGrid) for module in network.graph.modules())
+    tolerance = ROUNDED_TOLERANCE if rounded else DENSE_TOLERANCE
+    for output, ours, theirs in zip(
+        network.outputs, [wanted] if isinstance(wanted, Tensor) else wanted, found, strict=True
+    ):
+        difference = relative_difference(theirs, ours.numpy())
+        # `not (… <= …)` also catches NaN.
+        if not difference <= tolerance:
+            raise ModelpressError(
+                "export_disagrees",
+                f"Output {output.name} of {name} differs from the network by {difference:.2g} of its size.",
+            )

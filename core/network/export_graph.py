@@ -1,0 +1,156 @@
+"""From a network to a graph that torch.export takes: encoded parameters become the nodes that rebuild them."""
+
+import copy
+from collections.abc import Callable
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from core.description import TensorDescription
+from core.network.encodings import ActivationGrid, Dense, Emission, Encoding, operators
+from core.network.network import Network
+
+Flavour = Literal["onnx", "pt2"]
+
+EXAMPLE_BATCH = 2
+
+
+def example_inputs(network: Network, batch: int = EXAMPLE_BATCH) -> tuple[Tensor, ...]:
+    """Zeros in the shapes and dtypes of the network's inputs; a free size becomes `batch`."""
+    return tuple(
+        torch.zeros([batch if isinstance(size, str) else size for size in described.shape], dtype=_dtype(described))
+        for described in network.inputs
+    )
+
+
+def _dtype(described: TensorDescription) -> torch.dtype:
+    dtype = getattr(torch, described.dtype)
+    # A network computes in fp32 whatever the upload's dtype.
+    return torch.float32 if dtype.is_floating_point else cast(torch.dtype, dtype)
+
+
+def expand(network: Network, flavour: Flavour) -> fx.GraphModule:
+    """A copy of the network's graph in which every encoded parameter is written out in the given flavour."""
+    module = copy.deepcopy(network.graph)
+    module.requires_grad_(requires_grad=False)
+    ranks = input_ranks(network)
+    replaced: set[str] = set()
+    for node in list(module.graph.nodes):
+        if node.op == "call_module":
+            layer = network.graph.get_submodule(node.target)
+            if isinstance(layer, ActivationGrid):
+                if flavour == "onnx":
+                    _expand_activation(module, node)
+            elif _is_written_out(layer, node.target, network, ranks.get(node.name, 2)):
+                _expand_layer(
+                    module, node, layer=layer, encodings=network.encodings, flavour=flavour, rank=ranks[node.name]
+                )
+                replaced.add(node.target)
+        elif node.op == "get_attr" and node.target in network.encodings:
+            _expand_attribute(module, node, encoding=network.encodings[node.target], flavour=flavour)
+    module.graph.lint()
+    module.recompile()
+    return module
+
+
+def input_ranks(network: Network) -> dict[str, int]:
+    """By node name, the rank of the first input of every node that calls a layer."""
+    ranks: dict[str, int] = {}
+
+    class Recorder(fx.Interpreter):
+        def call_module(self, target: fx.node.Target, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
+            if args and isinstance(args[0], Tensor):
+                ranks[node_name[0]] = args[0].dim()
+            return super().call_module(target, args, kwargs)  # type: ignore[arg-type]  # fx types these loosely
+
+        def run_node(self, n: fx.Node) -> object:
+            node_name[0] = n.name
+            return super().run_node(n)
+
+    node_name = [""]
+    with torch.no_grad():
+        Recorder(network.graph).run(*example_inputs(network))
+    return ranks
+
+
+def _is_written_out(layer: nn.Module, path: str, network: Network, rank: int) -> bool:
+    if any(f"{path}.{name}" in network.encodings for name, _ in layer.named_parameters(recurse=False)):
+        return True
+    # torch.onnx would give the transposed weight of a batched product a name of its own.
+    return isinstance(layer, nn.Linear) and rank != 2 and not is_shared(network.graph, layer.weight)
+
+
+def is_shared(module: fx.GraphModule, weight: Tensor) -> bool:
+    """Whether more than one layer, or a plain call beside its layer, uses a weight."""
+    names = {name for name, tensor in module.named_parameters(remove_duplicate=False) if tensor is weight}
+    return len(names) > 1 or any(node.op == "get_attr" and node.target in names for node in module.graph.nodes)
+
+
+def _expand_activation(module: fx.GraphModule, node: fx.Node) -> None:
+    graph = module.graph
+    with graph.inserting_before(node):
+        scale, zero = graph.get_attr(f"{node.target}.scale"), graph.get_attr(f"{node.target}.zero_point")
+        integers = graph.call_function(operators.QUANTIZE, (node.args[0], scale, zero))
+        value = graph.call_function(operators.DEQUANTIZE, (integers, scale, zero, 0))
+    node.replace_all_uses_with(value)
+    graph.erase_node(node)
+
+
+def _expand_layer(
+    module: fx.GraphModule,
+    node: fx.Node,
+    *,
+    layer: nn.Module,
+    encodings: dict[str, Encoding],
+    flavour: Flavour,
+    rank: int,
+) -> None:
+    path = str(node.target)
+    transposed = flavour == "onnx" and isinstance(layer, nn.Linear) and rank != 2
+    if type(module.get_submodule(path)) is not nn.Module:
+        module.set_submodule(path, nn.Module())
+    emitted: dict[str, fx.Node | None] = {"bias": None}
+    graph = module.graph
+    with graph.inserting_before(node):
+        for name, parameter in layer.named_parameters(recurse=False):
+            encoding = encodings.get(f"{path}.{name}") or Dense(parameter)
+            if transposed and name == "weight":
+                encoding = encoding.transpose()
+            emitted[name] = _emit(encoding, Emission(module, path, name), flavour)
+        value = _call(graph, layer, node, emitted=emitted, transposed=transposed)
+    node.replace_all_uses_with(value)
+    graph.erase_node(node)
+
+
+def _emit(encoding: Encoding, emission: Emission, flavour: Flavour) -> fx.Node:
+    return encoding.emit_onnx(emission) if flavour == "onnx" else encoding.emit_pt2(emission)
+
+
+def _call(
+    graph: fx.Graph, layer: nn.Module, node: fx.Node, *, emitted: dict[str, fx.Node | None], transposed: bool
+) -> fx.Node:
+    x, weight, bias = node.args[0], emitted["weight"], emitted["bias"]
+    if isinstance(layer, nn.Conv1d | nn.Conv2d):
+        function: Callable[..., Tensor] = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
+        return graph.call_function(
+            function, (x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        )
+    if isinstance(layer, nn.Embedding):
+        return graph.call_function(F.embedding, (x, weight))
+    if isinstance(layer, nn.Linear) and not transposed:
+        return graph.call_function(F.linear, (x, weight, bias))
+    if isinstance(layer, nn.Linear):
+        product = graph.call_function(torch.matmul, (x, weight))
+        return product if bias is None else graph.call_function(torch.add, (product, bias))
+    raise TypeError(f"an encoded {type(layer).__name__} cannot be written out")
+
+
+def _expand_attribute(module: fx.GraphModule, node: fx.Node, *, encoding: Encoding, flavour: Flavour) -> None:
+    owner, _, name = str(node.target).rpartition(".")
+    with module.graph.inserting_before(node):
+        delattr(module.get_submodule(owner), name)
+        value = _emit(encoding, Emission(module, owner, name), flavour)
+    node.replace_all_uses_with(value)
+    module.graph.erase_node(node)
