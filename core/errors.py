@@ -13,6 +13,7 @@ class Kind(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
+    NOT_ALLOWED = "not_allowed"
     CONFLICT = "conflict"
     TOO_LARGE = "too_large"
     RANGE = "range"
@@ -35,6 +36,7 @@ _CODES = (
     # Requests
     ErrorCode("invalid_request", Kind.INVALID, "The request is not valid", "Correct the field that `pointer` names."),
     ErrorCode("not_found", Kind.NOT_FOUND, "There is no such object", "Check the id and that your key may see it."),
+    ErrorCode("method_not_allowed", Kind.NOT_ALLOWED, "This is not possible here", "See the header `Allow`."),
     ErrorCode("unauthenticated", Kind.UNAUTHENTICATED, "This key is not valid", "Send `Authorization: Bearer mp_…`."),
     ErrorCode("forbidden", Kind.FORBIDDEN, "The key lacks the scope", "Make a key that has the scope named."),
     ErrorCode("csrf_failed", Kind.FORBIDDEN, "The form is not from this site", "Reload the page and send it again."),
@@ -83,6 +85,7 @@ _CODES = (
     ErrorCode("unsupported_layer", Kind.INVALID, "A layer cannot be compressed like this", "Leave the layer out."),
     ErrorCode("missing_data", Kind.INVALID, "The recipe needs data", "Give a data set with the job."),
     ErrorCode("export_disagrees", Kind.INTERNAL, "The written file computes something else", "Report it with the job."),
+    ErrorCode("runtime_failed", Kind.INTERNAL, "onnxruntime cannot run the file", "Report it with the detail."),
     ErrorCode("out_of_memory", Kind.INVALID, "The job ran out of memory", "Raise `limits.memory_bytes`."),
     ErrorCode("timed_out", Kind.INVALID, "The job ran out of time", "Raise `limits.minutes`."),
     ErrorCode("stalled", Kind.INTERNAL, "The job made no progress", "Retry; report it if it comes back."),

@@ -7,6 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+Severity = Literal["problem", "advice", "info"]
+
 
 class Shown(BaseModel):
     """Base of what is shown to users: frozen, unknown fields are errors."""
@@ -122,7 +124,7 @@ class Finding(Shown):
     """One plain sentence with a stable code of the catalogue of findings."""
 
     code: str
-    severity: Literal["problem", "advice", "info"]
+    severity: Severity
     text: str
 
 

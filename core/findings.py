@@ -1,0 +1,165 @@
+"""The catalogue of findings: what a verdict can remark, with a stable code; `docs/findings.md` is generated from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from core.verdict import Finding, Severity
+
+
+@dataclass(frozen=True, slots=True)
+class FindingCode:
+    """One row of the catalogue; `severity` is what a finding has unless it says otherwise."""
+
+    code: str
+    severity: Severity
+    title: str
+    explanation: str
+
+
+_CODES = (
+    # Limits
+    FindingCode(
+        "quality_limit_missed",
+        "problem",
+        "The quality fell by more than the limit",
+        "`max_drop` is compared with the measured change on the evaluation split. Keep the worst layers in float, "
+        "train after the step, or allow more.",
+    ),
+    FindingCode(
+        "size_limit_missed",
+        "problem",
+        "The file is larger than the limit",
+        "`max_bytes` is compared with the size of the delivered file on disk.",
+    ),
+    FindingCode(
+        "latency_limit_missed",
+        "problem",
+        "The result is slower than the limit",
+        "`max_latency_ms` is compared with the median latency at the first batch size.",
+    ),
+    FindingCode(
+        "limit_within_noise",
+        "advice",
+        "The limit lies inside the interval of the measurement",
+        "The measured value decides, but another sample of the data or another run could decide otherwise. More "
+        "evaluation samples or a quieter machine make the interval smaller.",
+    ),
+    FindingCode(
+        "limit_not_measured",
+        "problem",
+        "A limit could not be judged",
+        "The figure that the limit is about could not be measured, so it cannot be said to hold.",
+    ),
+    # Gains that are none
+    FindingCode(
+        "slower_than_original",
+        "problem",
+        "The result is slower than the original",
+        "The interval of the time ratio lies below 1, beyond the noise floor of the machine. Small layers, operators "
+        "without an integer kernel and CPUs without 8-bit instructions are the usual reasons.",
+    ),
+    FindingCode(
+        "no_measurable_change",
+        "info",
+        "A figure moved less than it scatters",
+        "The difference is inside the spread of repeated runs, so it is no gain and no loss.",
+    ),
+    FindingCode(
+        "file_grew",
+        "problem",
+        "The file is larger than the original",
+        "Both files are compared without source paths, stack traces and sample inputs.",
+    ),
+    FindingCode(
+        "kernel_workspace_dominates",
+        "advice",
+        "Less tensor memory is planned, but the process needs as much as before",
+        "Some kernels take work space of their own; onnxruntime's 8-bit convolution takes 8 bytes for each tap and "
+        "output pixel of a batch. A smaller batch needs less of it.",
+    ),
+    FindingCode(
+        "conversion_overhead",
+        "advice",
+        "Much of the time goes into converting between float and integer",
+        "QuantizeLinear and DequantizeLinear nodes take more than 15 % of the result's run time. Fewer changes between "
+        "float and integer layers would make it faster.",
+    ),
+    # Quality
+    FindingCode(
+        "quality_drop_significant",
+        "advice",
+        "The quality fell, and not by chance",
+        "A paired test on the same samples rejects at 5 % that original and result are equally good.",
+    ),
+    FindingCode(
+        "no_evaluation_data",
+        "advice",
+        "The quality was not measured",
+        "There is no evaluation split, or none could be used. Give labelled samples that nothing was chosen on.",
+    ),
+    FindingCode(
+        "no_labels",
+        "info",
+        "The result is compared with the original only",
+        "Without labels it can be said how often the answers agree, not which of the two is right.",
+    ),
+    FindingCode(
+        "evaluation_small",
+        "advice",
+        "Few evaluation samples make wide intervals",
+        "With n samples an accuracy is known to about ±1/√n.",
+    ),
+    FindingCode(
+        "evaluation_overlaps_training",
+        "advice",
+        "Evaluation samples are also in another split",
+        "Samples that were trained, calibrated or chosen on make the measured quality too good.",
+    ),
+    FindingCode(
+        "calibration_too_small",
+        "advice",
+        "Few samples were used for calibration",
+        "The ranges of activations are estimated from the calibration samples; a hundred or more are usual.",
+    ),
+    # Quantization
+    FindingCode(
+        "saturation_avoided",
+        "info",
+        "The 8-bit kernels of this CPU would overflow",
+        "Without VNNI, pairs of products are added in 16 bits and clipped. Weights of 7 bits or unsigned weights "
+        "avoid it.",
+    ),
+    FindingCode(
+        "saturates_without_vnni",
+        "info",
+        "The file would lose accuracy on an older CPU",
+        "This CPU has VNNI and computes exactly; one without it adds pairs of products in 16 bits and clips them.",
+    ),
+    FindingCode(
+        "layers_kept_float",
+        "info",
+        "Some layers were not compressed",
+        "They were asked to stay, have no integer kernel, or lose more quality than the limit allows.",
+    ),
+    FindingCode(
+        "zeros_stored_dense",
+        "advice",
+        "Zero weights take as much room as others",
+        "The file stores the weights densely, so zeros save bytes only after packing.",
+    ),
+    # Model
+    FindingCode(
+        "batch_fixed",
+        "advice",
+        "The model runs at one batch size only",
+        "Its graph contains the batch size, so other sizes of the target could not be measured.",
+    ),
+)
+
+CATALOGUE: Mapping[str, FindingCode] = MappingProxyType({entry.code: entry for entry in _CODES})
+
+
+def make_finding(code: str, text: str, severity: Severity | None = None) -> Finding:
+    """A finding with a code of `CATALOGUE` and one plain sentence with its numbers."""
+    return Finding(code=code, severity=severity or CATALOGUE[code].severity, text=text)

@@ -1,0 +1,86 @@
+"""Memory of an ONNX file in onnxruntime: what its graph plans for, and what a process needs that runs it."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import ModelpressError
+from core.measure.onnx_graph import OnnxGraph, load_graph, trace_tensors
+from core.measure.runtime import Feed, open_session
+
+PROBE_SECONDS = 600
+OPTIMISED_NAME = "optimised.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """Medians over fresh processes that load a file and run it; spreads are largest minus smallest."""
+
+    peak_rss_bytes: int
+    spread_bytes: int
+    runtime_bytes: int
+    load_ms: float
+    batch: int
+
+
+def planned_peak_bytes(path: Path, feed: Feed) -> int:
+    """Peak, over the nodes in the order of the file, of the sum of bytes of live tensors that are no constants.
+
+    A tensor lives from the node that makes it (an input: from the start) to the last node that reads it (an output: to
+    the end). The graph is the runtime's own after its extended optimisations, so fused operators count as one; the
+    layout optimisations are left out, since they depend on the CPU. Reuse of memory in place is not counted.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / OPTIMISED_NAME
+        open_session(path, 1, optimisation="extended", optimised_to=optimised)
+        graph = load_graph(optimised)
+    sizes = {name: tensor.nbytes for name, tensor in trace_tensors(graph, feed).items()}
+    return _peak(graph, sizes)
+
+
+def probe_memory(paths: tuple[Path, ...], *, batch: int, threads: int, repeats: int = 3) -> tuple[ProcessMemory, ...]:
+    """Measured memory and load time of each file, in fresh processes that take turns; raises `runtime_failed`."""
+    answers: list[list[dict[str, float]]] = [[] for _ in paths]
+    for _ in range(repeats):
+        for index, path in enumerate(paths):
+            answers[index].append(_probe(path, batch, threads))
+    return tuple(_summarise(rows, batch) for rows in answers)
+
+
+def _peak(graph: OnnxGraph, sizes: dict[str, int]) -> int:
+    last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.input if name in sizes}
+    last_use.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
+    live = {name: sizes[name] for name in graph.inputs if name in sizes}
+    peak = sum(live.values())
+    for index, node in enumerate(graph.nodes):
+        live.update({name: sizes[name] for name in node.output if name in sizes})
+        peak = max(peak, sum(live.values()))
+        live = {name: size for name, size in live.items() if last_use.get(name, -1) > index}
+    return peak
+
+
+def _probe(path: Path, batch: int, threads: int) -> dict[str, float]:
+    command = [sys.executable, "-I", "-m", "core.measure.memory_probe", str(path), str(batch), str(threads)]
+    try:
+        done = subprocess.run(command, capture_output=True, check=True, timeout=PROBE_SECONDS, text=True)
+    except subprocess.SubprocessError as error:
+        told = (getattr(error, "stderr", None) or "").strip().splitlines()
+        why = told[-1] if told else type(error).__name__
+        raise ModelpressError("runtime_failed", f"The process that measures memory failed: {why}") from error
+    answer: dict[str, float] = json.loads(done.stdout)
+    return answer
+
+
+def _summarise(rows: list[dict[str, float]], batch: int) -> ProcessMemory:
+    peaks = [int(row["peak_rss_bytes"]) for row in rows]
+    return ProcessMemory(
+        peak_rss_bytes=int(statistics.median(peaks)),
+        spread_bytes=max(peaks) - min(peaks),
+        runtime_bytes=int(statistics.median(int(row["runtime_bytes"]) for row in rows)),
+        load_ms=statistics.median(row["load_ms"] for row in rows),
+        batch=batch,
+    )

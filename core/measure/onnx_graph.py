@@ -1,0 +1,77 @@
+"""What an ONNX file's graph tells a measurement: its constants, who consumes them, and the tensors of one run."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import onnx
+
+from core.errors import ModelpressError
+from core.measure.runtime import Feed, open_session, run_session
+
+MAIN_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorCost:
+    """Shape and bytes of a tensor as one run produced it."""
+
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@final
+class OnnxGraph:
+    """A model's main graph: its constants (initializers and Constant nodes) and the consumers of each tensor."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        # Constant nodes are listed with the constants.
+        self.nodes = [node for node in model.graph.node if node.op_type != "Constant"]
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        for node in model.graph.node:
+            if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+                self.constants[node.output[0]] = node.attribute[0].t
+        self.consumers: defaultdict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
+        for node in self.nodes:
+            for index, name in enumerate(node.input):
+                self.consumers[name].append((node, index))
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of what is fed."""
+        return tuple(entry.name for entry in self.model.graph.input if entry.name not in self.constants)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what is answered."""
+        return tuple(entry.name for entry in self.model.graph.output)
+
+
+def load_graph(path: Path) -> OnnxGraph:
+    """The graph of a file; raises `corrupt_file`."""
+    try:
+        return OnnxGraph(onnx.load(path))
+    except (onnx.checker.ValidationError, ValueError, OSError) as error:
+        raise ModelpressError("corrupt_file", f"The file is no ONNX model: {error}") from error
+
+
+def trace_tensors(graph: OnnxGraph, feed: Feed) -> dict[str, TensorCost]:
+    """Every tensor that one run with `feed` produces, by running the graph as it stands with all of them as outputs.
+
+    The runtime's own operators have no shape inference outside it, a run knows them all.
+    """
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(graph.model)
+    known = set(graph.outputs)
+    for node in graph.nodes:
+        for name in node.output:
+            if name and name not in known:
+                # A type is not needed: the runtime infers it.
+                exposed.graph.output.add(name=name)
+                known.add(name)
+    session = open_session(exposed.SerializeToString(), 1, optimisation="none")
+    names = [output.name for output in session.get_outputs()]
+    tensors = dict(zip(names, run_session(session, feed), strict=True))
+    return {name: TensorCost(tensor.shape, tensor.nbytes) for name, tensor in (tensors | dict(feed)).items()}

@@ -1,0 +1,102 @@
+"""The one place that opens an ONNX file in onnxruntime: fixed threads, no spinning, CPU only."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from core.errors import ModelpressError
+
+Feed = Mapping[str, NDArray[Any]]
+Optimisation = Literal["none", "extended", "all"]
+
+LEVELS = {
+    "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+ERRORS_ONLY = 3
+# The runtime's names of element types, as it tells them of inputs.
+DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+# It has no common base class for what it raises.
+RUNTIME_ERRORS = (
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+)
+
+
+def open_session(
+    model: Path | bytes,
+    threads: int,
+    *,
+    optimisation: Optimisation = "all",
+    optimised_to: Path | None = None,
+    profile_to: Path | None = None,
+) -> ort.InferenceSession:
+    """A session on the CPU; raises `runtime_failed`.
+
+    `optimised_to` is where the runtime writes its optimised graph, `profile_to` the prefix of its profile.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = LEVELS[optimisation]
+    options.log_severity_level = ERRORS_ONLY
+    # A spinning thread pool takes the cores from whatever else is measured in this process.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if optimised_to is not None:
+        options.optimized_model_filepath = str(optimised_to)
+    if profile_to is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile_to)
+    try:
+        return ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+        )
+    except RUNTIME_ERRORS as error:
+        raise ModelpressError("runtime_failed", f"onnxruntime cannot open the file: {_first_line(error)}") from error
+
+
+def run_session(session: ort.InferenceSession, feed: Feed) -> list[NDArray[Any]]:
+    """The outputs for `feed`, in the file's order; raises `runtime_failed`."""
+    try:
+        return list(session.run(None, dict(feed)))
+    except RUNTIME_ERRORS as error:
+        raise ModelpressError("runtime_failed", f"onnxruntime cannot run the file: {_first_line(error)}") from error
+
+
+def fixed_batch(session: ort.InferenceSession) -> int | None:
+    """The batch size that the file is bound to, None when it is free."""
+    sizes = {entry.shape[0] for entry in session.get_inputs() if entry.shape and isinstance(entry.shape[0], int)}
+    return max(sizes) if sizes else None
+
+
+def zero_feed(session: ort.InferenceSession, batch: int) -> dict[str, NDArray[Any]]:
+    """Zeros for every input: free first sizes are `batch`, other free sizes 1."""
+    feed = {}
+    for entry in session.get_inputs():
+        free = [size if isinstance(size, int) else (batch if axis == 0 else 1) for axis, size in enumerate(entry.shape)]
+        feed[entry.name] = np.zeros(free, DTYPES[entry.type])
+    return feed
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
