@@ -81,12 +81,23 @@ class Supervisor:
         servers = self._start_servers()
         self.port = free_port(self.options.port)
         self._environment = environment(self.options, servers, self.port)
-        prepared = self._prepare(key_name)
+        prepared = self.prepare(key_name)
         for part in parts(self.port):
             self._running.append(_Running(part, self._spawn(part), time.monotonic()))
         self._remember()
         self._await_api()
         return prepared
+
+    def prepare(self, key_name: str | None) -> Prepared:
+        """Bring the database up to date; make a sign-in link and, when named, a key."""
+        command = self._command("setup", tuple(setup_command(key_name=key_name)[1:]))
+        done = subprocess.run(
+            tie(command), env=self._environment, cwd=self.home, capture_output=True, text=True, check=False
+        )
+        self.log("setup").write_text(done.stderr)
+        if done.returncode != 0:
+            raise LaunchError(f"The database could not be prepared: {tail(self.log('setup'))}")
+        return read_prepared(done.stdout)
 
     def check(self) -> list[str]:
         """Start what has crashed again, after a growing wait; gives the names of what was started."""
@@ -153,16 +164,6 @@ class Supervisor:
 
     def _spawn(self, part: Part) -> subprocess.Popen[bytes]:
         return start(self._command(part.name, part.arguments))
-
-    def _prepare(self, key_name: str | None) -> Prepared:
-        command = self._command("setup", tuple(setup_command(key_name=key_name)[1:]))
-        done = subprocess.run(
-            tie(command), env=self._environment, cwd=self.home, capture_output=True, text=True, check=False
-        )
-        self.log("setup").write_text(done.stderr)
-        if done.returncode != 0:
-            raise LaunchError(f"The database could not be prepared: {tail(self.log('setup'))}")
-        return read_prepared(done.stdout)
 
     def _revive(self, each: _Running) -> bool:
         """Start one part again when its wait is over; a part that ran for long starts with a short wait."""

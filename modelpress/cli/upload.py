@@ -1,0 +1,88 @@
+"""`modelpress upload`: a model, or samples with `--dataset`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from core.description import DatasetSpec
+from core.resources.model import Dataset, DatasetCreate, Model, ModelCreate
+from core.states import InspectionState
+from modelpress.cli.credentials import connect
+from modelpress.cli.dataset_options import checked, dataset_spec, read_yaml
+from modelpress.cli.numbers import amount, size
+from modelpress.cli.output import ENDED_BADLY, JsonFlag, complain_failure, say, show_json, wants_json
+from modelpress.client import Client
+
+
+def upload(  # noqa: PLR0913  (every parameter is an option of the command line)
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A model (.onnx, .pt2) or samples (.npz).")],
+    *,
+    name: Annotated[str | None, typer.Option(help="A name; else the name of the file.")] = None,
+    dataset: Annotated[bool, typer.Option("--dataset", help="The file holds samples.")] = False,
+    spec: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="YAML with `task`, `inputs` and `splits`, instead of options."),
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="classification, language_modelling, regression or none.")
+    ] = "classification",
+    input_: Annotated[
+        list[str] | None, typer.Option("--input", help="Repeatable: 'x layout=NHW scale=1/255 mean=0.5 std=0.5'.")
+    ] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Repeatable: evaluation=x_test,y_test")] = None,
+    _json: JsonFlag = False,
+) -> None:
+    """Upload a model, or samples with --dataset; wait for the inspection and print what it found."""
+    with connect() as client:
+        if not dataset:
+            show_model(upload_model(client, file, name or file.stem))
+            return
+        if spec:
+            read = checked(DatasetSpec, read_yaml(spec), str(spec))
+        else:
+            read = dataset_spec(file, task=task, inputs=input_ or (), splits=split or ())
+        show_dataset(upload_dataset(client, file, name or file.stem, read))
+
+
+def upload_model(client: Client, file: Path, name: str) -> Model:
+    """Upload a model and wait for its inspection."""
+    received = client.upload(file)
+    return client.inspected(client.create_model(ModelCreate(uploads=(received.id,), name=name)))
+
+
+def upload_dataset(client: Client, file: Path, name: str, spec: DatasetSpec) -> Dataset:
+    """Upload samples and wait for their inspection."""
+    received = client.upload(file)
+    asked = {**spec.model_dump(exclude_unset=True), "uploads": (received.id,), "name": name}
+    return client.inspected(client.create_dataset(DatasetCreate.model_validate(asked)))
+
+
+def show_model(model: Model) -> None:
+    """Print what inspection found of a model; exit code 3 when it was rejected."""
+    if wants_json():
+        show_json(model)
+    if model.state == InspectionState.REJECTED and model.error:
+        complain_failure(model.error)
+        raise typer.Exit(ENDED_BADLY)
+    say(f"{model.id}  {model.name} is ready", "green")
+    say(f"  {size(model.bytes)}, {amount(model.parameters or 0)} parameters, {amount(model.macs or 0)} multiply-adds")
+    for name, capability in model.capabilities.items():
+        fits = f"fits {len(capability.layers)} layers" if capability.ok else f"does not fit: {capability.why}"
+        say(f"  {name} {fits}")
+    for warning in model.warnings:
+        say(f"  note: {warning}", "yellow")
+
+
+def show_dataset(dataset: Dataset) -> None:
+    """Print what inspection found of samples; exit code 3 when they were rejected."""
+    if wants_json():
+        show_json(dataset)
+    if dataset.state == InspectionState.REJECTED and dataset.error:
+        complain_failure(dataset.error)
+        raise typer.Exit(ENDED_BADLY)
+    say(f"{dataset.id}  {dataset.name} is ready", "green")
+    for name, split in dataset.splits.items():
+        say(f"  {name}: {split.samples} samples{'' if split.labelled else ' without labels'}")
+    for warning in dataset.warnings:
+        say(f"  note: {warning}", "yellow")
