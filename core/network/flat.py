@@ -1,6 +1,7 @@
 """The flat graph: what every reader makes and `lift` takes, ATen calls over weights named as the user named them."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -31,8 +32,18 @@ class FlatProgram:
     outputs: tuple[str, ...]
     example: tuple[torch.Tensor, ...]
     dtype: str = "float32"
+    opset: int | None = None
+    producer: str | None = None
     metadata: dict[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+
+
+def dominant_dtype(weights: Iterable[tuple[str, int]]) -> str:
+    """The floating type that most bytes of the weights, given as (type, bytes), are stored in."""
+    totals = {"float32": 0}
+    for dtype, size in weights:
+        if "float" in dtype:
+            totals[dtype] = totals.get(dtype, 0) + size
+    return max(totals, key=totals.__getitem__)
 
 
 def is_path(name: str) -> bool:

@@ -1,5 +1,7 @@
 """The flat graph in one form: products with a weight become linear layers, calls that do nothing go."""
 
+import operator
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -20,18 +22,42 @@ def normalise(graph: fx.GraphModule) -> None:
     Raises `unsupported_graph` where the graph was exported in training mode.
     """
     for node in list(graph.graph.nodes):
+        _make_functional(node)
+    for node in list(graph.graph.nodes):
         if node.target in _DROPOUTS:
             _drop_dropout(node)
         elif node.target in _NOTHINGS or _casts_to_itself(node):
             _replace(node, cast("fx.Node", node.args[0]))
         elif node.target in (aten.linear.default, aten.matmul.default, aten.mm.default):
             _use_weight(graph, node)
+        elif node.target in _FIRST_RESULTS:
+            _take_first_result(node)
         elif node.target is aten.addmm.default:
             _split_sum(graph, node)
         elif node.target is aten.add.Tensor:
             _absorb_bias(graph, node)
     graph.graph.eliminate_dead_code()
     graph.recompile()
+
+
+def _make_functional(node: fx.Node) -> None:
+    """Make a call that writes into its input one that makes a new tensor, for all who read the input later."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+        return
+    written = cast("fx.Node", node.args[0])
+    name = node.target._schema.name.removeprefix("aten::")
+    if written.op in ("get_attr", "placeholder") or not name.endswith("_"):
+        raise ModelpressError(
+            "unsupported_graph",
+            f"Node {node.name} writes into a weight, a buffer or an input.",
+            hint="Call `model.eval()` before exporting.",
+            node=node.name,
+        )
+    packet = getattr(aten, name.removesuffix("_"))
+    node.target = getattr(packet, node.target._overloadname)
+    order = {user: index for index, user in enumerate(node.graph.nodes)}
+    for user in [user for user in written.users if order[user] > order[node]]:
+        user.replace_input_with(written, node)
 
 
 def _drop_dropout(node: fx.Node) -> None:
@@ -126,6 +152,27 @@ def _absorb_bias(graph: fx.GraphModule, node: fx.Node) -> None:
         linear.meta["value"] = node.meta["value"]
         _replace(node, linear)
         return
+
+
+def _take_first_result(node: fx.Node) -> None:
+    """Make a normalisation of a decomposed export, which gives three results, the plain one."""
+    if any(user.target is not operator.getitem or user.args[1] != 0 for user in node.users):
+        return
+    target, keep = _FIRST_RESULTS[node.target]
+    args = [node.args[index] if isinstance(index, int) else index == "yes" for index in keep]
+    with node.graph.inserting_before(node):
+        plain = node.graph.call_function(target, tuple(args))
+    for user in list(node.users):
+        plain.meta["value"] = user.meta["value"]
+        _replace(user, plain)
+    node.graph.erase_node(node)
+
+
+# Target -> plain call, and which arguments it takes over ("no" and "yes" are the flags that it has besides).
+_FIRST_RESULTS: Mapping[object, tuple[torch._ops.OpOverload, tuple[int | str, ...]]] = {
+    aten.native_layer_norm.default: (aten.layer_norm.default, (0, 1, 2, 3, 4)),
+    aten._native_batch_norm_legit_no_training.default: (aten.batch_norm.default, (0, 1, 2, 3, 4, "no", 5, 6, "yes")),
+}
 
 
 def _replace(node: fx.Node, other: fx.Node) -> None:

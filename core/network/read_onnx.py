@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from core.description import TensorDescription
 from core.errors import ModelpressError
-from core.network.flat import FlatProgram, find, flatten_exported, place
+from core.network.flat import FlatProgram, dominant_dtype, find, flatten_exported, place
 from core.network.onnx_names import WeightNames, name_weights
 from core.network.onnx_operators import OPERATORS
 from core.network.onnx_operators.call import Attribute, Call, Result
@@ -56,7 +56,9 @@ def read_onnx(model: onnx.ModelProto) -> FlatProgram:
         inputs=inputs,
         outputs=tuple(output.name for output in graph.output),
         example=example,
-        dtype=_dtype(stored),
+        dtype=dominant_dtype((str(array.dtype), array.nbytes) for array in stored.values()),
+        opset=opset,
+        producer=(model.producer_name or None) and model.producer_name[:100],
         metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
@@ -244,7 +246,8 @@ def _sizes(sizes: Sequence[int]) -> Array:
 
 
 def _tensor(array: Array) -> torch.Tensor:
-    tensor = torch.from_numpy(np.array(array))
+    known = array if array.dtype.kind in "fiub" else array.astype(np.float32)
+    tensor = torch.from_numpy(np.array(known))
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
@@ -258,7 +261,7 @@ def _array(tensor: onnx.TensorProto) -> Array:
         raise ModelpressError(
             "corrupt_file", f"Tensor {tensor.name}: {_first_line(error)}", node=tensor.name
         ) from error
-    return array.astype(np.float32) if tensor.data_type == onnx.TensorProto.BFLOAT16 else array
+    return array
 
 
 def _constant(call: Call) -> Array:
@@ -303,14 +306,6 @@ def _dtype_name(element: int) -> str:
     halves = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
     name = halves.get(element) or ("float64" if element == onnx.TensorProto.DOUBLE else str(DTYPES[element]))
     return name.removeprefix("torch.")
-
-
-def _dtype(stored: Mapping[str, Array]) -> str:
-    bytes_of: dict[str, int] = {"float32": 0}
-    for array in stored.values():
-        if array.dtype.kind == "f":
-            bytes_of[str(array.dtype)] = bytes_of.get(str(array.dtype), 0) + array.nbytes
-    return max(bytes_of, key=bytes_of.__getitem__)
 
 
 def _first_line(error: Exception) -> str:

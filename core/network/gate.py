@@ -1,0 +1,93 @@
+"""The gate: what kind of file it is, by its content alone, before anything parses it deeply."""
+
+import zipfile
+from pathlib import Path
+from typing import Literal
+
+from core.errors import ModelpressError
+
+Format = Literal["onnx", "pt2"]
+
+_TO_ONNX = "In your own program call `torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True)`."
+_TO_PT2 = "In your own program call `torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')`."
+_TF_TO_ONNX = "Convert it at home, for instance with `python -m tf2onnx.convert --output model.onnx`."
+_MAGICS: tuple[tuple[bytes, int, str, str], ...] = (
+    (b"\x80\x02", 0, "a pickle (a checkpoint of PyTorch or another program)", _TO_PT2),
+    (b"\x80\x03", 0, "a pickle", _TO_PT2),
+    (b"\x80\x04", 0, "a pickle", _TO_PT2),
+    (b"\x80\x05", 0, "a pickle", _TO_PT2),
+    (b"\x89HDF\r\n\x1a\n", 0, "an HDF5 file (Keras weights or model)", _TF_TO_ONNX),
+    (b"TFL3", 4, "a TensorFlow Lite model", _TF_TO_ONNX),
+    (b"GGUF", 0, "a GGUF file", "Export the original network to ONNX."),
+    (b"\x93NUMPY", 0, "a NumPy array", "Arrays are uploaded as data sets, as .npz."),
+    (b"\x1f\x8b", 0, "a gzip archive", "Unpack it and upload the model file alone."),
+    (b"ustar", 257, "a tar archive", "Unpack it and upload the model file alone."),
+)
+# Field numbers and wire types of ModelProto (onnx.proto): 0 varint, 2 length-delimited.
+_MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
+
+
+def recognise(path: Path) -> Format:
+    """The format of a model file; raises `unknown_format` or `unsupported_version` and says how to convert it."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head[:2] == b"PK":
+        return _recognise_zip(path)
+    for magic, offset, kind, hint in _MAGICS:
+        if head[offset : offset + len(magic)] == magic:
+            raise _unknown(kind, hint)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        raise _unknown("a safetensors file, which holds weights without a network", _TO_ONNX)
+    if not _starts_like_onnx(head):
+        raise _unknown("no model that is known here", _TO_ONNX)
+    return "onnx"
+
+
+def _recognise_zip(path: Path) -> Format:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
+        raise ModelpressError("corrupt_file", f"The file begins like a zip archive but is damaged: {error}") from error
+    leaves = {name.rpartition("/")[2] for name in names}
+    if "archive_format" in leaves:
+        return "pt2"
+    if "serialized_exported_program.json" in leaves:
+        raise ModelpressError("unsupported_version", "This .pt2 file was written by torch 2.8 or older.", hint=_TO_PT2)
+    if "constants.pkl" in leaves:
+        raise _unknown("a TorchScript archive", _TO_PT2)
+    if "data.pkl" in leaves:
+        raise _unknown("a PyTorch checkpoint (.pt or .pth), which can run code when it is opened", _TO_PT2)
+    if "model.weights.h5" in leaves:
+        raise _unknown("a Keras model", _TF_TO_ONNX)
+    if any(name.endswith(".npy") for name in leaves):
+        raise _unknown("a file of NumPy arrays (.npz)", "Upload it as a data set, and the network as .onnx or .pt2.")
+    raise _unknown("a zip archive without a model that is known here", "Upload the model file alone, not zipped.")
+
+
+def _unknown(kind: str, hint: str) -> ModelpressError:
+    return ModelpressError("unknown_format", f"The file is {kind}.", hint=hint)
+
+
+def _starts_like_onnx(head: bytes) -> bool:
+    """Whether the first fields are those of a ModelProto: right numbers and types, as far as `head` reaches."""
+    position, fields = 0, 0
+    while position < len(head):
+        key, position = _varint(head, position)
+        if _MODEL_FIELDS.get(key >> 3) != key & 7:
+            return False
+        value, position = _varint(head, position)
+        position += value if key & 7 == 2 else 0
+        fields += 1
+    return fields > 0
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while position < len(data) and shift < 64:
+        byte = data[position]
+        value |= (byte & 127) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 128:
+            break
+    return value, position

@@ -1,0 +1,57 @@
+"""Inputs to try a network with: random ones and edge cases, integers within the tables that they index."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import fx, nn
+
+from core.description import TensorDescription
+
+# What an integer input without a table is drawn from.
+_SMALL_INTEGERS = 2
+
+
+def draw_inputs(
+    graph: fx.GraphModule, example: Sequence[torch.Tensor], *, batch: int, seed: int, scale: float = 1.0
+) -> tuple[torch.Tensor, ...]:
+    """One tensor for each input of a lifted graph: normal with deviation `scale`, or uniform integers in range.
+
+    `example` gives types and sizes; its first size is replaced by `batch`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = []
+    for node, like in zip(graph.graph.find_nodes(op="placeholder"), example, strict=True):
+        shape = (batch, *like.shape[1:]) if like.dim() else ()
+        if like.is_floating_point():
+            inputs.append(torch.randn(shape, generator=generator) * scale)
+        else:
+            limit = 2 if like.dtype == torch.bool else _table_size(graph, node)
+            drawn = torch.randint(0, limit, shape, generator=generator) if scale else torch.zeros(shape)
+            inputs.append(drawn.to(like.dtype))
+    return tuple(inputs)
+
+
+def example_of(inputs: Sequence[TensorDescription], *, batch: int, free: int = 16) -> tuple[torch.Tensor, ...]:
+    """Zeros in the shape of each input; the first free size is `batch`, others are `free`."""
+    example = []
+    for value in inputs:
+        dtype: torch.dtype = getattr(torch, value.dtype)
+        shape = [
+            size if isinstance(size, int) else batch if index == 0 else free for index, size in enumerate(value.shape)
+        ]
+        example.append(torch.zeros(shape, dtype=torch.float32 if dtype.is_floating_point else dtype))
+    return tuple(example)
+
+
+def _table_size(graph: fx.GraphModule, start: fx.Node) -> int:
+    """The smallest embedding table that integers from this input can index."""
+    sizes, seen, waiting = [], {start}, [start]
+    while waiting:
+        for user in waiting.pop().users:
+            module = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
+            if isinstance(module, nn.Embedding):
+                sizes.append(module.num_embeddings)
+            elif module is None and user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return min(sizes, default=_SMALL_INTEGERS)
