@@ -40,7 +40,7 @@ class Table(DeclarativeBase):
         str: Text,
         datetime: DateTime(timezone=True),
         float: Double,
-        Json: JSONB,
+        Json: JSONB(none_as_null=True),
         list[Json]: JSONB,
         list[str]: ARRAY(Text),
     }
@@ -53,12 +53,21 @@ class Created:
 
 
 class Owned(Created):
-    """A row of one tenant; every query on it goes through `core.services.tenancy`."""
+    """A row of one tenant; every query on it goes through `core.services.tenancy`.
+
+    Tenants are not deleted, so their foreign keys carry an index only where a list needs one.
+    """
 
     @declared_attr
     def tenant_id(cls) -> Mapped[str]:  # noqa: N805 - SQLAlchemy's declared_attr takes the class
         """The tenant that the row belongs to."""
         return mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+
+
+class Identified(Owned):
+    """A row of one tenant that users know by its id."""
+
+    id: Mapped[str] = mapped_column(primary_key=True)
 
 
 class Leased:
@@ -82,12 +91,11 @@ class TenantRow(Created, Table):
     name: Mapped[str]
 
 
-class KeyRow(Owned, Table):
+class KeyRow(Identified, Table):
     """An API key; only the SHA-256 of its secret is kept."""
 
     __tablename__ = "keys"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     secret_sha256: Mapped[str]
     scopes: Mapped[list[str]]
@@ -118,12 +126,11 @@ class SessionRow(Owned, Table):
     expires_at: Mapped[datetime]
 
 
-class UploadRow(Owned, Table):
+class UploadRow(Identified, Table):
     """Bytes that a user sent, kept as a blob of that SHA-256."""
 
     __tablename__ = "uploads"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     filename: Mapped[str]
     sha256: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
@@ -145,12 +152,10 @@ class Inspected(Leased):
     error: Mapped[Json | None]
 
 
-class ModelRow(Inspected, Owned, Table):
+class ModelRow(Inspected, Identified, Table):
     """A neural network that a user uploaded."""
 
     __tablename__ = "models"
-
-    id: Mapped[str] = mapped_column(primary_key=True)
 
     __table_args__ = (
         Index(None, "tenant_id", "id"),
@@ -158,12 +163,11 @@ class ModelRow(Inspected, Owned, Table):
     )
 
 
-class DatasetRow(Inspected, Owned, Table):
+class DatasetRow(Inspected, Identified, Table):
     """Uploaded samples and how they are to be read."""
 
     __tablename__ = "datasets"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     spec: Mapped[Json]
 
     __table_args__ = (
@@ -172,12 +176,11 @@ class DatasetRow(Inspected, Owned, Table):
     )
 
 
-class JobRow(Leased, Owned, Table):
+class JobRow(Leased, Identified, Table):
     """One run of a recipe on a model."""
 
     __tablename__ = "jobs"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str]
     user_metadata: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), index=True)
@@ -193,6 +196,8 @@ class JobRow(Leased, Owned, Table):
     progress: Mapped[Json | None]
     progress_at: Mapped[datetime | None]
     verdict: Mapped[Json | None]
+    # The few numbers of the verdict that lists show, so that lists need not load it.
+    headline: Mapped[Json | None]
     error: Mapped[Json | None]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
@@ -210,12 +215,11 @@ class JobRow(Leased, Owned, Table):
     )
 
 
-class StepRow(Owned, Table):
+class StepRow(Identified, Table):
     """One step of one job; `position` counts prepare, the recipe's steps, export and measure from 0."""
 
     __tablename__ = "steps"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     position: Mapped[int]
     name: Mapped[str]
@@ -227,12 +231,11 @@ class StepRow(Owned, Table):
     __table_args__ = (UniqueConstraint("job_id", "position"),)
 
 
-class ArtifactRow(Owned, Table):
+class ArtifactRow(Identified, Table):
     """A manifest of files; a job and kind has one `final` artifact at most."""
 
     __tablename__ = "artifacts"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     epoch: Mapped[int] = mapped_column(BigInteger)
     kind: Mapped[str]
@@ -278,12 +281,11 @@ class StreamRow(Owned, Table):
     payload: Mapped[Json]
 
 
-class EventRow(Owned, Table):
+class EventRow(Identified, Table):
     """What happened, as webhooks tell it: `job.succeeded`, `model.ready` and so on."""
 
     __tablename__ = "events"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     type: Mapped[str]
     subject_id: Mapped[str]
     data: Mapped[Json]
@@ -305,12 +307,11 @@ class OutboxRow(Created, Table):
     __table_args__ = (Index("ix_outbox_unsent", "id", postgresql_where=text("sent_at IS NULL")),)
 
 
-class WebhookRow(Owned, Table):
+class WebhookRow(Identified, Table):
     """An endpoint; with `job_id` it is for that job alone."""
 
     __tablename__ = "webhooks"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(server_default=text("''"))
     user_metadata: Mapped[Json] = mapped_column(server_default=text("'{}'"))
     url: Mapped[str]
@@ -326,12 +327,11 @@ class WebhookRow(Owned, Table):
     __table_args__ = (Index(None, "tenant_id", "id"),)
 
 
-class DeliveryRow(Owned, Table):
+class DeliveryRow(Identified, Table):
     """One event on its way to one endpoint; `body` is the text that is signed and sent, the same on each try."""
 
     __tablename__ = "deliveries"
 
-    id: Mapped[str] = mapped_column(primary_key=True)
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
     event_id: Mapped[str] = mapped_column(ForeignKey("events.id", ondelete="CASCADE"), index=True)
     body: Mapped[str]

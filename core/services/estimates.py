@@ -1,0 +1,66 @@
+"""Honest ranges of what a job will take, from the description alone.
+
+The constants bracket what small and middling CPUs do; they are wide on purpose, and the verdict has the real figures.
+"""
+
+from core.description import DatasetDescription, ModelDescription
+from core.resources.job import JobCreate, Range
+
+# Multiply-adds of fp32 a second on one thread, slow and fast machine.
+_SLOW_MACS, _FAST_MACS = 1e9, 4e10
+# Starting the sandbox, importing torch, reading, exporting and checking the file, in seconds.
+_FIXED_SECONDS = (8.0, 45.0)
+# Time a sample needs beside its multiply-adds, in seconds.
+_SAMPLE_SECONDS = (2e-6, 5e-4)
+# Timed runs and warm-up of each file at each batch size.
+_LATENCY_RUNS = (100, 400)
+# Interpreter with torch and onnxruntime loaded, in bytes.
+_FIXED_MEMORY = (350e6, 900e6)
+# The file's graph beside its weights: bytes for each operator.
+_NODE_BYTES = (60, 900)
+
+
+def estimate_seconds(asked: JobCreate, model: ModelDescription, data: DatasetDescription | None, steps: int) -> Range:
+    """Wall time: calibration, one sensitivity pass for each layer, evaluation of both files, latency."""
+    low_samples, high_samples = _samples(asked, model, data)
+    runs = sum(asked.target.batch_sizes)
+    low = (low_samples + _LATENCY_RUNS[0] * runs) * (model.macs / _FAST_MACS + _SAMPLE_SECONDS[0])
+    high = (high_samples + _LATENCY_RUNS[1] * runs) * (model.macs / _SLOW_MACS + _SAMPLE_SECONDS[1])
+    ceiling = asked.limits.minutes * 60
+    return Range(
+        low=round(min(_FIXED_SECONDS[0] + low, ceiling), 1),
+        high=round(min(_FIXED_SECONDS[1] * steps + high, ceiling), 1),
+    )
+
+
+def estimate_memory(asked: JobCreate, model: ModelDescription, data_bytes: int) -> Range:
+    """Peak resident bytes: a few copies of the weights, activations of the largest batch, the data in part or twice."""
+    weights = 4 * model.parameters
+    batch = max(*asked.target.batch_sizes, 32)
+    activations = model.planned_activation_bytes * batch
+    low = _FIXED_MEMORY[0] + 2 * weights + activations
+    high = _FIXED_MEMORY[1] + 8 * weights + 8 * activations + 6 * data_bytes
+    return Range(low=round(low), high=round(high))
+
+
+def estimate_bytes(asked: JobCreate, model: ModelDescription, chosen: frozenset[str]) -> Range:
+    """Size of the file: chosen layers at one byte a parameter, the rest as it is, plus the graph."""
+    narrow = sum(layer.parameters for layer in model.layers if layer.name in chosen and layer.tied_to is None)
+    kept = 4 * (model.parameters - narrow)
+    nodes = sum(model.operators.values()) + 4 * len(chosen)
+    low = narrow + kept + _NODE_BYTES[0] * nodes
+    high = narrow + kept + 8 * narrow // 100 + _NODE_BYTES[1] * nodes
+    if asked.constraints.max_drop is not None:
+        # Layers that cost too much quality stay float.
+        high = max(high, model.bytes_stripped + _NODE_BYTES[1] * nodes)
+    return Range(low=low, high=high)
+
+
+def _samples(asked: JobCreate, model: ModelDescription, data: DatasetDescription | None) -> tuple[float, float]:
+    if data is None:
+        return 0, 0
+    counts = {name: split.samples for name, split in data.splits.items()}
+    evaluation, available = counts.get("evaluation", 0), counts.get("calibration", counts.get("train", 0))
+    calibration = sum(min(step.calibration.samples, available) for step in asked.recipe.steps)
+    low = 2 * evaluation + calibration
+    return low, 3 * evaluation + calibration * (2 + len(model.layers))

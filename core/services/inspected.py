@@ -1,0 +1,71 @@
+"""What models and data sets have in common: files, a name, an inspection."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import TypedDict
+
+from sqlalchemy.orm import Session
+
+from core.database.tables import DatasetRow, JobRow, Json, ModelRow
+from core.errors import ModelpressError
+from core.resources.model import Rename
+from core.resources.shape import Failure, Metadata
+from core.services.tenancy import get_owned, owned
+from core.states import INSPECTION_MOVES, TERMINAL, InspectionState
+
+
+class Files(TypedDict):
+    """The columns that say which bytes a model or data set is made of."""
+
+    files: list[Json]
+    sha256: str
+    bytes: int
+
+
+def columns_of(files: list[Json]) -> Files:
+    """Files as columns; several files have the SHA-256 of their digests, one a line."""
+    digests = [str(file["sha256"]) for file in files]
+    whole = digests[0] if len(digests) == 1 else sha256("\n".join(digests).encode()).hexdigest()
+    return {"files": files, "sha256": whole, "bytes": sum(int(file["bytes"]) for file in files)}
+
+
+def name_of(files: list[Json]) -> str:
+    """The name of an object that was given none: its file's, without the extension."""
+    filename = str(files[0]["filename"])
+    return (filename.rpartition(".")[0] or filename)[:200]
+
+
+def change(row: ModelRow | DatasetRow | JobRow, asked: Rename) -> None:
+    """Gives a new name, and merges metadata as Stripe does: an empty value removes its key."""
+    if asked.name is not None:
+        row.name = asked.name
+    if asked.metadata is not None:
+        row.user_metadata = merge(row.user_metadata, asked.metadata)
+
+
+def merge(old: Metadata, asked: Metadata) -> Metadata:
+    """The old metadata with the new values; an empty value removes its key."""
+    return {key: value for key, value in {**old, **asked}.items() if value != ""}
+
+
+def delete(session: Session, row_class: type[ModelRow] | type[DatasetRow], tenant: str, identifier: str) -> None:
+    """Marks a model or data set as deleted; raises `conflict` while a job that is not finished uses it."""
+    row = get_owned(session, row_class, tenant, identifier, lock="update")
+    column = JobRow.model_id if row_class is ModelRow else JobRow.dataset_id
+    using = owned(JobRow, tenant).where(column == identifier, JobRow.state.not_in(TERMINAL))
+    if session.scalars(using.limit(1)).first() is not None:
+        raise ModelpressError("conflict", "A job that is not finished uses it.", hint="Cancel the job first.")
+    if InspectionState.DELETED in INSPECTION_MOVES[InspectionState(row.state)]:
+        row.state = InspectionState.DELETED
+        row.lease_owner = row.lease_expires_at = None
+        session.flush()
+
+
+def filter_states(states: Sequence[str] | None) -> Sequence[str]:
+    """The states that a list shows: those asked for, else all but `deleted`."""
+    return states or [state for state in InspectionState if state is not InspectionState.DELETED]
+
+
+def failure_of(row: ModelRow | DatasetRow | JobRow) -> Failure | None:
+    """Why it ended badly, if it did."""
+    return None if row.error is None else Failure.model_validate(row.error)

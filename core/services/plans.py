@@ -1,0 +1,227 @@
+"""What a job would do, what it would take, and what speaks against it: the dry run, and the check before a job."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+from sqlalchemy.orm import Session
+
+from core.database.tables import DatasetRow, ModelRow
+from core.description import DatasetDescription, ModelDescription, TensorDescription
+from core.errors import ModelpressError
+from core.resources.job import DryRun, JobCreate, Objection, PlannedStep, Range
+from core.services import datasets, estimates, models
+from core.services.tenancy import Lock, get_owned
+from core.specs.quantize import LinearQuantization
+from core.states import InspectionState
+
+_NOTHING = Range(low=0, high=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingredients:
+    """The rows that a job is made of, and what inspection found of them once they are ready."""
+
+    model: ModelRow
+    dataset: DatasetRow | None
+    model_description: ModelDescription | None
+    dataset_description: DatasetDescription | None
+
+
+def gather(session: Session, tenant: str, asked: JobCreate, *, lock: Lock = "none") -> Ingredients:
+    """Finds model and data set; raises `not_found` with a pointer."""
+    try:
+        model = get_owned(session, ModelRow, tenant, asked.model, lock=lock)
+    except ModelpressError as error:
+        error.pointer = "/model"
+        raise
+    try:
+        dataset = get_owned(session, DatasetRow, tenant, asked.dataset, lock=lock) if asked.dataset else None
+    except ModelpressError as error:
+        error.pointer = "/dataset"
+        raise
+    found = datasets.description_of(dataset) if dataset else None
+    return Ingredients(model, dataset, models.description_of(model), found)
+
+
+def plan(session: Session, tenant: str, asked: JobCreate) -> DryRun:
+    """What `asked` would do; queues nothing."""
+    ingredients = gather(session, tenant, asked)
+    objections = tuple(object_to(asked, ingredients))
+    model, data = ingredients.model_description, ingredients.dataset_description
+    steps = plan_steps(asked, model)
+    chosen = frozenset(layer for step in steps for layer in step.layers)
+    data_bytes = ingredients.dataset.bytes if ingredients.dataset else 0
+    return DryRun(
+        ok=not any(objection.severity == "blocks" for objection in objections),
+        plan=steps,
+        seconds=estimates.estimate_seconds(asked, model, data, len(asked.recipe.steps)) if model else _NOTHING,
+        memory_bytes=estimates.estimate_memory(asked, model, data_bytes) if model else _NOTHING,
+        bytes=estimates.estimate_bytes(asked, model, chosen) if model else _NOTHING,
+        objections=objections,
+    )
+
+
+def check(asked: JobCreate, ingredients: Ingredients) -> None:
+    """Raises the first objection that blocks, with its code and pointer."""
+    for objection in object_to(asked, ingredients):
+        if objection.severity == "blocks":
+            raise ModelpressError(objection.code, objection.text, pointer=objection.pointer)
+
+
+def plan_steps(asked: JobCreate, model: ModelDescription | None) -> tuple[PlannedStep, ...]:
+    """The steps of a job by name, and the layers that each would touch."""
+    methods = (
+        PlannedStep(name=step.method, layers=step.requires(model).layers if model else ())
+        for step in asked.recipe.steps
+    )
+    return (PlannedStep(name="prepare"), *methods, PlannedStep(name="export"), PlannedStep(name="measure"))
+
+
+def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]:
+    """All that speaks against a job, what blocks it first."""
+    model, data = ingredients.model_description, ingredients.dataset_description
+    if model is None:
+        yield _not_ready("model", ingredients.model.state)
+        return
+    if ingredients.dataset is not None and data is None:
+        yield _not_ready("dataset", ingredients.dataset.state)
+        return
+    for position, step in enumerate(asked.recipe.steps):
+        yield from _object_to_step(position, step, model, data)
+    if data is not None:
+        yield from _object_to_inputs(model, data)
+    yield from _object_to_constraints(asked, data)
+    yield from _object_to_batches(asked, model)
+    yield from _advise(asked, ingredients)
+
+
+def _not_ready(kind: str, state: str) -> Objection:
+    waits = state == InspectionState.INSPECTING
+    text = f"The {kind} is still being inspected." if waits else f"The {kind} is {state} and cannot be used."
+    return Objection(pointer=f"/{kind}", severity="blocks", code=f"{kind}_not_ready", text=text)
+
+
+def _object_to_step(
+    position: int, step: LinearQuantization, model: ModelDescription, data: DatasetDescription | None
+) -> Iterator[Objection]:
+    pointer = f"/recipe/steps/{position}"
+    capability = step.requires(model)
+    if not capability.ok:
+        text = capability.why or "The method does not fit this model."
+        patch = _without_unknown_layers(pointer, step, model)
+        yield Objection(pointer=pointer, severity="blocks", code="method_not_applicable", text=text, repair=patch)
+    if step.needs.data and data is None:
+        text = f"{step.method} needs data for calibration; give a data set."
+        yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
+    if data is None:
+        return
+    if step.needs.labels and not any(split.labelled for split in data.splits.values()):
+        text = f"{step.method} needs labels, and the data set has none."
+        yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
+    available = sum(data.splits[name].samples for name in ("calibration", "train") if name in data.splits)
+    if step.needs.data and not available:
+        text = f"{step.method} needs a calibration or train split, and the data set has neither."
+        yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
+
+
+def _without_unknown_layers(
+    pointer: str, step: LinearQuantization, model: ModelDescription
+) -> tuple[dict[str, JsonValue], ...] | None:
+    """A patch that takes unknown names out of `keep_float`, last first, so that positions stay right."""
+    known = {layer.name for layer in model.layers}
+    unknown = [place for place, name in enumerate(step.keep_float) if name not in known]
+    kept = tuple(name for name in step.keep_float if name in known)
+    if not unknown or not step.model_copy(update={"keep_float": kept}).requires(model).ok:
+        return None
+    return tuple({"op": "remove", "path": f"{pointer}/keep_float/{place}"} for place in reversed(unknown))
+
+
+def _object_to_inputs(model: ModelDescription, data: DatasetDescription) -> Iterator[Objection]:
+    if data.task == "language_modelling" or not data.inputs:
+        # Text is cut into windows of the model's context.
+        return
+    wanted, given = model.inputs[0], data.inputs[0]
+    if len(model.inputs) > 1 and len(data.inputs) < len(model.inputs):
+        names = ", ".join(tensor.name for tensor in model.inputs)
+        text = f"The model has the inputs {names}; the data set gives only {given.name}."
+        yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text)
+    elif not _fits(given, wanted):
+        text = (
+            f"A sample of the data set has shape {_shape(given)}; the model's input {wanted.name} takes "
+            f"{_shape(wanted)}.{_layout_hint(given, wanted)}"
+        )
+        yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text)
+    elif wanted.dtype.startswith("int") and given.dtype.startswith("float"):
+        text = f"The model's input {wanted.name} is {wanted.dtype}; the data set gives {given.dtype}."
+        yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text)
+
+
+def _fits(given: TensorDescription, wanted: TensorDescription) -> bool:
+    """Whether the sizes after the batch agree; a size that is named is free."""
+    sizes = list(zip(given.shape[1:], wanted.shape[1:], strict=False))
+    same = all(isinstance(a, str) or isinstance(b, str) or a == b for a, b in sizes)
+    return len(given.shape) == len(wanted.shape) and same
+
+
+def _layout_hint(given: TensorDescription, wanted: TensorDescription) -> str:
+    sample, target = given.shape[1:], wanted.shape[1:]
+    if len(sample) == 3 and (sample[2], sample[0], sample[1]) == target:
+        return " Make the data set again with layout NHWC."
+    if len(sample) == 2 and (1, *sample) == target:
+        return " Make the data set again with layout NHW."
+    return ""
+
+
+def _shape(tensor: TensorDescription) -> str:
+    return "×".join(str(size) for size in tensor.shape[1:]) or "scalar"
+
+
+def _object_to_constraints(asked: JobCreate, data: DatasetDescription | None) -> Iterator[Objection]:
+    measured = data is not None and data.splits.get("evaluation") is not None
+    if asked.constraints.max_drop is not None and not measured:
+        text = "max_drop is judged on an evaluation split; give a data set that has one."
+        yield Objection(
+            pointer="/constraints/max_drop",
+            severity="blocks",
+            code="missing_data",
+            text=text,
+            repair=({"op": "remove", "path": "/constraints/max_drop"},),
+        )
+
+
+def _object_to_batches(asked: JobCreate, model: ModelDescription) -> Iterator[Objection]:
+    size = model.inputs[0].shape[0] if model.inputs and model.inputs[0].shape else None
+    if model.batch != "fixed" or not isinstance(size, int) or set(asked.target.batch_sizes) == {size}:
+        return
+    reason = f" ({model.batch_reason.rstrip('.')})" if model.batch_reason else ""
+    yield Objection(
+        pointer="/target/batch_sizes",
+        severity="blocks",
+        code="invalid_request",
+        text=f"The model runs at batch {size} only{reason}.",
+        repair=({"op": "add", "path": "/target", "value": _target_at(asked, size)},),
+    )
+
+
+def _target_at(asked: JobCreate, size: int) -> dict[str, JsonValue]:
+    return asked.target.model_copy(update={"batch_sizes": (size,)}).model_dump(mode="json")
+
+
+def _advise(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]:
+    model, data = ingredients.model_description, ingredients.dataset_description
+    if model is None:
+        return
+    data_bytes = ingredients.dataset.bytes if ingredients.dataset else 0
+    memory = estimates.estimate_memory(asked, model, data_bytes)
+    if memory.low > asked.limits.memory_bytes:
+        text = f"The job will need at least {memory.low / 1e9:.1f} GB, and is stopped above its limit."
+        yield Objection(pointer="/limits/memory_bytes", severity="advice", code="out_of_memory", text=text)
+    if data is None:
+        return
+    if "evaluation" not in data.splits:
+        text = "The data set has no evaluation split: quality cannot be measured."
+        yield Objection(pointer="/dataset", severity="advice", code="missing_data", text=text)
+    elif not data.splits["evaluation"].labelled:
+        text = "Evaluation samples have no labels: quality is agreement with the original."
+        yield Objection(pointer="/dataset", severity="advice", code="missing_data", text=text)
