@@ -1,0 +1,198 @@
+"""Writes the generated pages of the documentation; with `--check` it only compares, and fails where one is old."""
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import typer
+import typer.core
+import yaml
+
+from core.errors import CATALOGUE, Kind
+from core.findings import CATALOGUE as FINDINGS
+from core.settings import Settings
+from core.specs.base import Spec
+from core.specs.methods import METHODS, method_name
+from modelpress.cli.main import app
+
+DOCS = Path(__file__).parent
+_NOTE = "<!-- Written by docs/generate.py (`make docs`); change the code, not this page. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Every generated page by its path below docs/."""
+    made: dict[str, Callable[[], str]] = {
+        "settings.md": settings_page,
+        "errors.md": errors_page,
+        "findings.md": findings_page,
+        "cli.md": cli_page,
+    }
+    texts = {path: page() for path, page in made.items()}
+    texts["methods/README.md"] = methods_page()
+    for spec in METHODS:
+        texts[f"methods/{method_name(spec)}.md"] = method_page(spec)
+    return {path: f"{_NOTE}\n{text}" for path, text in texts.items()}
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A Markdown table."""
+    lines = [list(head), ["---" for _ in head], *(list(row) for row in rows)]
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells) + "\n"
+
+
+def settings_page() -> str:
+    """The environment variables, from `core.settings`."""
+    prefix = str(Settings.model_config.get("env_prefix", ""))
+    rows = []
+    for name, field in Settings.model_fields.items():
+        alias = getattr(field.validation_alias, "choices", [f"{prefix}{name.upper()}"])[0]
+        default = "required" if field.is_required() else f"`{_plain(field.default)}`"
+        rows.append([f"`{alias}`", default, field.description or ""])
+    return (
+        "# Settings\n\nAPI, workers and dispatcher read these variables of the environment. `modelpress up` sets addresses "
+        "where they are absent; lists are written as JSON.\n\n" + table(["variable", "default", "meaning"], rows)
+    )
+
+
+def errors_page() -> str:
+    """The codes of errors, from `core.errors`."""
+    sections = ["# Errors\n\nEvery error has a stable `code`, a sentence about this very case, and a hint.\n"]
+    for kind in Kind:
+        rows = [[f"`{each.code}`", each.title, each.hint] for each in CATALOGUE.values() if each.kind == kind]
+        if rows:
+            sections.append(
+                f"## {kind.value.replace('_', ' ').capitalize()}\n\n{table(['code', 'what', 'hint'], rows)}"
+            )
+    return "\n".join(sections)
+
+
+def findings_page() -> str:
+    """The codes of findings, from `core.findings`."""
+    rows = [[f"`{each.code}`", each.severity, each.title, each.explanation] for each in FINDINGS.values()]
+    head = "# Findings\n\nA verdict remarks what moved, and why what did not move did not. The codes are stable.\n\n"
+    return head + table(["code", "severity", "what", "why, and what to do"], rows)
+
+
+def methods_page() -> str:
+    """The list of methods."""
+    rows = [[f"[`{method_name(spec)}`]({method_name(spec)}.md)", spec.family, spec.title] for spec in METHODS]
+    return "# Methods\n\n" + table(["method", "family", "title"], rows)
+
+
+def method_page(spec: type[Spec]) -> str:
+    """One method: what it needs, its settings, an example."""
+    name = method_name(spec)
+    needs = [need for need, wanted in spec.needs.model_dump().items() if wanted]
+    recipe = yaml.safe_dump({"recipe": {"version": 1, "steps": [dict(spec.example)]}}, sort_keys=False)
+    schema = spec.model_json_schema()
+    rows = list(_setting_rows(schema, schema["properties"]))
+    return (
+        f"# {spec.title}\n\n{(spec.__doc__ or '').strip()}\n\n`{name}`, family `{spec.family}`. "
+        f"Needs {', '.join(needs) or 'nothing but the model'}.\n\n```yaml\n{recipe}```\n\n## Settings\n\n"
+        + table(["setting", "type", "default", "meaning"], rows)
+    )
+
+
+def _setting_rows(schema: dict[str, Any], properties: dict[str, Any], prefix: str = "") -> Iterable[list[str]]:
+    for name, field in properties.items():
+        yield [f"`{prefix}{name}`", _kind(field), f"`{_plain(field.get('default'))}`", field.get("description", "")]
+        inner = _resolve(schema, field)
+        if "properties" in inner:
+            yield from _setting_rows(schema, inner["properties"], f"{prefix}{name}.")
+
+
+def _resolve(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]:
+    reference = field.get("$ref") or next((each["$ref"] for each in field.get("allOf", []) if "$ref" in each), None)
+    return dict(schema["$defs"][reference.rsplit("/", 1)[1]]) if reference else {}
+
+
+def _kind(field: dict[str, Any]) -> str:
+    if "const" in field:
+        return f"`{field['const']}`"
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    bounds = [
+        f"{sign} {field[key]}"
+        for key, sign in (
+            ("minimum", "≥"),
+            ("exclusiveMinimum", ">"),
+            ("maximum", "≤"),
+            ("exclusiveMaximum", "<"),
+        )
+        if key in field
+    ]
+    return " ".join([str(field.get("type", "object")), *([", ".join(bounds)] if bounds else [])])
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, str):
+        return value or '""'
+    return json.dumps(list(value) if isinstance(value, tuple) else value, default=str)
+
+
+def cli_page() -> str:
+    """The command line, from its own help."""
+    group = typer.main.get_command(app)
+    text = [
+        "# Command line\n",
+        "Server and key come from `MODELPRESS_URL` and `MODELPRESS_KEY`, else from `modelpress login`, else from a "
+        "`modelpress up` in the same folder. `--json` prints what the API answers.\n",
+        table(
+            ["exit code", "meaning"],
+            [
+                ["0", "done; the constraints of the job hold"],
+                ["1", "the service refused, or something failed"],
+                ["2", "the command was typed wrongly, or no key is known"],
+                ["3", "the model was rejected, the job failed or was cancelled"],
+                ["4", "the job succeeded but its constraints do not hold, or the dry run objects"],
+                ["5", "no service answers"],
+            ],
+        ),
+        *_commands(group, "modelpress"),
+    ]
+    return "\n".join(text)
+
+
+def _commands(command: Any, path: str) -> Iterable[str]:
+    for name, each in getattr(command, "commands", {}).items():
+        rows = [_parameter(parameter) for parameter in each.params if parameter.name != "help"]
+        yield f"## `{path} {name}`\n\n{(each.help or '').strip()}\n"
+        if rows:
+            yield table(["argument or option", "default", "meaning"], rows)
+        yield from _commands(each, f"{path} {name}")
+
+
+def _parameter(parameter: Any) -> list[str]:
+    option = parameter.param_type_name == "option"
+    name = ", ".join([*parameter.opts, *parameter.secondary_opts]) if option else str(parameter.name).upper()
+    default = "required" if parameter.required else parameter.default
+    shown = "" if default in {None, False, ()} or default == [] else str(default)
+    return [f"`{name}`", shown, parameter.help or ""]
+
+
+def main(*, check: bool) -> int:
+    """Write or compare; gives 1 when a page is old."""
+    old = []
+    wanted = pages()
+    for path, text in wanted.items():
+        file = DOCS / path
+        if (file.read_text() if file.exists() else None) != text:
+            old.append(path)
+            if not check:
+                file.parent.mkdir(exist_ok=True)
+                file.write_text(text)
+    gone = [file for file in (DOCS / "methods").glob("*.md") if f"methods/{file.name}" not in wanted]
+    old += [f"methods/{file.name}" for file in gone]
+    if check and old:
+        sys.stderr.write(f"These pages are old; run `make docs`: {', '.join(old)}\n")
+        return 1
+    for file in gone:
+        file.unlink()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(check="--check" in sys.argv[1:]))
