@@ -79,6 +79,12 @@ _CODES = (
         "output pixel of a batch. A smaller batch needs less of it.",
     ),
     FindingCode(
+        "memory_grew",
+        "advice",
+        "The process needs more memory than before",
+        "The peak of resident memory of a fresh process that loads and runs the file rose by more than its spread.",
+    ),
+    FindingCode(
         "conversion_overhead",
         "advice",
         "Much of the time goes into converting between float and integer",
