@@ -59,6 +59,15 @@ class Archive:
         except (zipfile.BadZipFile, EOFError, OSError) as error:
             raise ModelpressError("corrupt_file", f"The entry {name} is damaged: {error}") from error
 
+    def superfluous_bytes(self) -> int:
+        """Bytes that no network needs: the sample inputs and the remarks on each node."""
+        samples = [name for name in self.names if name.startswith("data/sample_inputs/")]
+        return sum(self._zip.getinfo(self._root + name).file_size for name in samples) + sum(
+            len(self.read(name)) - len(json.dumps(_without_metadata(self.read_json(name))))
+            for name in self.names
+            if name.startswith("models/")
+        )
+
     def read_json(self, name: str) -> JsonValue:
         """One entry as JSON."""
         data = self.read(name)
@@ -69,6 +78,15 @@ class Archive:
         except (ValueError, RecursionError) as error:
             raise ModelpressError("corrupt_file", f"The entry {name} is no valid JSON: {error}") from error
         return value
+
+
+def _without_metadata(program: JsonValue) -> JsonValue:
+    """A program's JSON without the stack traces and module paths of its nodes."""
+    if isinstance(program, list):
+        return [_without_metadata(entry) for entry in program]
+    if isinstance(program, dict):
+        return {key: {} if key == "metadata" else _without_metadata(entry) for key, entry in program.items()}
+    return program
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], file_bytes: int) -> None:

@@ -1,7 +1,7 @@
 """The flat graph: what every reader makes and `lift` takes, ATen calls over weights named as the user named them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -110,16 +110,28 @@ def flatten_exported(program: ExportedProgram, prefix: str = "") -> fx.GraphModu
     return fx.GraphModule(root, graph)
 
 
-def run_shapes(graph: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> None:
-    """Write every node's value into `node.meta["value"]` as a fake tensor, without computing anything.
+def run_shapes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
+    """Write every node's value into `node.meta["value"]` as a fake tensor; see `trace_shapes`."""
+    for node, value in trace_shapes(graph, inputs).items():
+        node.meta["value"] = value
+
+
+def trace_shapes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> dict[fx.Node, object]:
+    """Every node's value as a fake tensor, without computing anything.
 
     Raises `unsupported_graph` where a value is larger than `MAX_VALUE_BYTES` or shapes do not fit.
     """
+    interpreter = _ShapeInterpreter(graph)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        _ShapeInterpreter(graph).run(*(mode.from_tensor(tensor) for tensor in inputs))
+        interpreter.run(*(mode.from_tensor(tensor) for tensor in inputs))
+    return interpreter.values
 
 
 class _ShapeInterpreter(fx.Interpreter):
+    def __init__(self, graph: fx.GraphModule) -> None:
+        super().__init__(graph)
+        self.values: dict[fx.Node, object] = {}
+
     def run_node(self, n: fx.Node) -> object:
         try:
             value: object = super().run_node(n)
@@ -127,12 +139,11 @@ class _ShapeInterpreter(fx.Interpreter):
             sentence = f"Node {n.name} ({n.target}) does not fit its inputs: {str(error).splitlines()[0]}"
             raise ModelpressError("unsupported_graph", sentence, node=n.name) from error
         for tensor in value if isinstance(value, (tuple, list)) else (value,):
-            if isinstance(tensor, torch.Tensor) and tensor.numel() * tensor.element_size() > MAX_VALUE_BYTES:
-                size = tensor.numel() * tensor.element_size()
-                raise ModelpressError(
-                    "unsupported_graph", f"Node {n.name} makes a tensor of {size} bytes.", node=n.name
-                )
-        n.meta["value"] = value
+            size = tensor.numel() * tensor.element_size() if isinstance(tensor, torch.Tensor) else 0
+            if size > MAX_VALUE_BYTES:
+                sentence = f"Node {n.name} makes a tensor of {size} bytes."
+                raise ModelpressError("unsupported_graph", sentence, node=n.name)
+        self.values[n] = value
         return value
 
 

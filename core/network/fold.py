@@ -42,7 +42,8 @@ def _find_pair(network: Network, node: fx.Node) -> tuple[fx.Node, _Layer, _Norm]
     norm, layer = graph.get_submodule(str(node.target)), graph.get_submodule(str(source.target))
     if not isinstance(norm, _Norm) or not isinstance(layer, _Layer) or norm.running_mean is None:
         return None
-    if isinstance(layer, nn.Linear) and "value" in source.meta and source.meta["value"].dim() > 2:
+    # The channels of a linear layer come last, those of a batch norm second.
+    if isinstance(layer, nn.Linear) and source.meta.get("rank") != 2:
         return None
     calls = Counter(str(other.target) for other in graph.graph.nodes if other.op in ("call_module", "get_attr"))
     shared = sum(parameter is layer.weight for _, parameter in graph.named_parameters(remove_duplicate=False))

@@ -1,35 +1,135 @@
-"""Reading a model file: gate, reader, lift, batch; and inspection, which adds parity and the description."""
+"""Reading a model file (gate, reader, lift, batch), and inspection, which adds parity and the description."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, cast
 
 import onnx
+import torch
+from torch import fx
 
-from core.description import TensorDescription
+from core.description import ModelDescription, Parity, TensorDescription
+from core.errors import ModelpressError
+from core.network.archive import Archive
+from core.network.batch import free_batch
+from core.network.describe import describe
 from core.network.flat import FlatProgram, run_shapes
+from core.network.gate import Format, recognise
+from core.network.gate_onnx import open_onnx
 from core.network.lift import lift
 from core.network.network import Network
 from core.network.normalise import normalise
+from core.network.parity import check_onnx_parity, check_pt2_parity
 from core.network.read_onnx import read_onnx
+from core.network.read_pt2 import read_pt2
+from core.network.strip import own_metadata, strip_onnx
 
 
 def read(path: Path, seed: int = 0) -> Network:
-    """The canonical network of a model file; raises `ModelpressError` where the file cannot be read."""
-    flat = read_onnx(onnx.load(path, load_external_data=False))
-    return build(flat)
+    """The canonical network of a model file; raises `ModelpressError` where the file cannot be read.
+
+    Parity with the file is not checked here: `inspect` does, before a model is ready.
+    """
+    return _build(_open(path).flat, seed)
 
 
-def build(flat: FlatProgram) -> Network:
-    """The canonical network of a flat program."""
+def inspect(path: Path, seed: int = 0) -> ModelDescription:
+    """Read a model file, compare the network with it, and describe it; raises `ModelpressError` with the node."""
+    opened = _open(path)
+    network = _build(opened.flat, seed)
+    parity = _check_parity(network, opened, path, seed)
+    described = describe(network)
+    return ModelDescription(
+        format=opened.format,
+        opset=opened.flat.opset,
+        producer=opened.flat.producer,
+        dtype=network.dtype,
+        inputs=network.inputs,
+        outputs=network.outputs,
+        batch=cast("Literal['dynamic', 'freed', 'fixed']", network.batch),
+        batch_reason=network.batch_reason,
+        parameters=described.parameters,
+        macs=described.macs,
+        planned_activation_bytes=described.planned_activation_bytes,
+        bytes_stripped=_stripped_bytes(opened, path),
+        layers=described.layers,
+        operators=described.operators,
+        parity=parity,
+        metadata=network.metadata,
+        warnings=_warnings(network),
+    )
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A file behind the gate: its format, its flat program, and for ONNX the model itself."""
+
+    format: Format
+    flat: FlatProgram
+    model: onnx.ModelProto | None
+
+
+def _open(path: Path) -> _Opened:
+    if recognise(path) == "pt2":
+        return _Opened("pt2", read_pt2(path), None)
+    model = open_onnx(path)
+    return _Opened("onnx", read_onnx(model), model)
+
+
+def _build(flat: FlatProgram, seed: int) -> Network:
+    """Lift a flat program, which is rewritten on the way, and free its batch."""
+    if not flat.inputs or not flat.outputs:
+        raise ModelpressError("unsupported_graph", "The network has no inputs or no outputs.")
     run_shapes(flat.graph, flat.example)
     normalise(flat.graph)
-    graph = lift(flat.graph)
-    outputs = []
-    for node, name in zip(next(iter(reversed(flat.graph.graph.nodes))).args[0], flat.outputs, strict=True):
-        value = node.meta["value"]
-        outputs.append(
-            TensorDescription(
-                name=name, dtype=str(value.dtype).removeprefix("torch."), shape=("batch", *value.shape[1:])
-            )
-        )
-    inputs = tuple(v.model_copy(update={"shape": ("batch", *v.shape[1:])}) for v in flat.inputs)
-    return Network(graph=graph, inputs=inputs, outputs=tuple(outputs), dtype=flat.dtype, metadata=flat.metadata)
+    declared = all(value.shape and isinstance(value.shape[0], str) for value in flat.inputs)
+    batch = free_batch(lift(flat.graph), flat.example, declared=declared, seed=seed)
+    values = cast("tuple[fx.Node, ...]", flat.graph.graph.output_node().args[0])
+    outputs = tuple(
+        TensorDescription(name=name, dtype=_dtype_name(value), shape=tuple(value.meta["value"].shape))
+        for name, value in zip(flat.outputs, values, strict=True)
+    )
+    return Network(
+        graph=batch.graph,
+        inputs=tuple(_with_batch(value, batch.size) for value in flat.inputs),
+        outputs=tuple(_with_batch(value, batch.size) for value in outputs),
+        dtype=flat.dtype,
+        batch=batch.state,
+        batch_reason=batch.reason,
+        metadata=flat.metadata,
+    )
+
+
+def _with_batch(value: TensorDescription, size: int | None) -> TensorDescription:
+    """The description with its first size named `batch`, or with the only one that is taken."""
+    if not value.shape or (size is not None and isinstance(value.shape[0], int)):
+        return value
+    return value.model_copy(update={"shape": ("batch" if size is None else size, *value.shape[1:])})
+
+
+def _dtype_name(node: fx.Node) -> str:
+    return str(cast("torch.Tensor", node.meta["value"]).dtype).removeprefix("torch.")
+
+
+def _check_parity(network: Network, opened: _Opened, path: Path, seed: int) -> Parity:
+    if opened.model is not None:
+        return check_onnx_parity(network, opened.flat, opened.model, seed=seed)
+    # The program that was opened first has been rewritten.
+    return check_pt2_parity(network, read_pt2(path), seed=seed)
+
+
+def _stripped_bytes(opened: _Opened, path: Path) -> int:
+    """Bytes of the file without traces, paths and sample inputs."""
+    if opened.model is not None:
+        return strip_onnx(opened.model).ByteSize()
+    with Archive(path) as archive:
+        return path.stat().st_size - archive.superfluous_bytes()
+
+
+def _warnings(network: Network) -> tuple[str, ...]:
+    warnings = []
+    if network.batch == "fixed":
+        warnings.append(f"The network takes one batch size only: {network.batch_reason}")
+    if network.dtype != "float32":
+        warnings.append(f"The weights are stored as {network.dtype}; the network computes in float32.")
+    return tuple(warnings)

@@ -91,7 +91,11 @@ class _Lifter:
             _assign(layer, name, tensor)
         source = arguments[rule.input]
         assert isinstance(source, fx.Node)
-        self.mapped[node] = self.graph.call_module(self.add(layer, anchor, tensors), (self.mapped[source],))
+        call = self.graph.call_module(self.add(layer, anchor, tensors), (self.mapped[source],))
+        value = node.meta["value"]
+        # What folding asks; a plain number, since a fake tensor cannot be copied with its graph.
+        call.meta["rank"] = value.dim()
+        self.mapped[node] = call
         return True
 
     def add(self, layer: nn.Module, anchor: str, tensors: Tensors) -> str:

@@ -1,0 +1,89 @@
+"""An ONNX graph as a module of torch: `weights` holds its constants, `forward` runs node after node."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from core.errors import ModelpressError
+from core.network.flat import find, place
+from core.network.onnx_names import WeightNames
+from core.network.onnx_operators import OPERATORS
+from core.network.onnx_operators.sizes import SIZES
+from core.network.onnx_steps import MEASURES, Array, Step, Value, fold, measure, static_operand, to_tensor
+
+
+class OnnxModule(nn.Module):
+    """The graph as a module: `weights` holds the constants, `forward` runs node after node."""
+
+    def __init__(
+        self,
+        steps: list[Step],
+        constants: Mapping[str, Array],
+        names: WeightNames,
+        inputs: list[str],
+        outputs: list[str],
+    ) -> None:
+        super().__init__()
+        self.steps, self.constants, self.names = steps, constants, names
+        self.inputs, self.outputs = inputs, outputs
+        self.weights = nn.Module()
+        for name, path in names.paths.items():
+            tensor = to_tensor(constants[name])
+            trained = name in names.trained and tensor.is_floating_point()
+            place(self.weights, path, nn.Parameter(tensor) if trained else tensor)
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The outputs in the order of the graph."""
+        values = self.evaluate(inputs)
+        return tuple(self.as_tensor(name, values[name]) for name in self.outputs)
+
+    def evaluate(self, inputs: Sequence[torch.Tensor]) -> dict[str, Value]:
+        """Every value of the graph by its name."""
+        values: dict[str, Value] = {**self.constants, **dict(zip(self.inputs, inputs, strict=True))}
+        for step in self.steps:
+            self.run(step, values)
+        return values
+
+    def run(self, step: Step, values: dict[str, Value]) -> None:
+        """Run one node; sizes stay Python numbers as long as only sizes go in."""
+        call = step.call
+        missing = next((name for name in step.inputs if name and name not in values), None)
+        if missing is not None:
+            raise ModelpressError(
+                "corrupt_file", f"Node {call.name} reads {missing}, which nothing makes.", node=call.name
+            )
+        given = [values[name] if name else None for name in step.inputs]
+        if call.operator in MEASURES:
+            values[step.node.output[0]] = measure(call, given[0].shape if given[0] is not None else ())
+        elif any(isinstance(value, torch.Tensor) for value in given):
+            operands = [self.operand(step, index, value) for index, value in enumerate(given)]
+            results = step.run(operands)
+            outputs = results if isinstance(results, tuple) else (results,)
+            values.update(zip(step.node.output, outputs, strict=False))
+        elif any(isinstance(value, np.ndarray) and value.dtype == object for value in given):
+            if call.operator not in SIZES:
+                call.refuse("a free size goes in")
+            values[step.node.output[0]] = SIZES[call.operator](call, *(value for value in given if value is not None))
+        else:
+            values.update(zip(step.node.output, fold(step, given), strict=False))
+
+    def operand(self, step: Step, index: int, value: Value) -> object:
+        """An input as its operator wants it; a constant without dimensions may stay a number."""
+        operator = OPERATORS[step.call.operator]
+        if isinstance(value, np.ndarray) and index not in operator.static:
+            if operator.scalars and value.ndim == 0:
+                return value.item()
+            return self.as_tensor(step.inputs[index], value)
+        return static_operand(step, index, value)
+
+    def as_tensor(self, name: str, value: Value) -> torch.Tensor:
+        """A value as a tensor: constants come from `weights`."""
+        if isinstance(value, torch.Tensor):
+            return value
+        if name in self.names.paths:
+            return find(self.weights, self.names.paths[name])
+        return torch.tensor(value)
+
+

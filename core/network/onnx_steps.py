@@ -1,0 +1,169 @@
+"""The nodes of an ONNX graph, decoded: constants to arrays, attributes to Python values, constant nodes computed."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import _disable_current_modes
+
+from core.errors import ModelpressError
+from core.network.onnx_operators import OPERATORS
+from core.network.onnx_operators.call import Attribute, Call, Result
+from core.network.onnx_operators.elementwise import DTYPES
+
+Array = NDArray[np.generic]
+Value = torch.Tensor | Array | None
+
+# A constant that the graph computes may not be larger than this.
+MAX_FOLDED_BYTES = 256 * 1024**2
+MEASURES = ("Shape", "Size")
+# What torch raises where inputs do not fit an operator.
+RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, AttributeError)
+_MAKERS = frozenset({"ConstantOfShape", "Expand", "Tile", "Pad", "Range"})
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node with its attributes decoded."""
+
+    node: onnx.NodeProto
+    call: Call
+    inputs: tuple[str, ...]
+
+    @staticmethod
+    def of(node: onnx.NodeProto, opset: int) -> "Step":
+        attributes = {attribute.name: _decode(node, attribute) for attribute in node.attribute}
+        name = node.name or (node.output[0] if node.output else node.op_type)
+        return Step(node, Call(node.op_type, name, attributes, len(node.output), opset), tuple(node.input))
+
+    def run(self, values: Sequence[object]) -> Result:
+        """Run the node on torch values."""
+        try:
+            return OPERATORS[self.call.operator].run(self.call, *values)
+        except RUN_ERRORS as error:
+            sentence = f"Node {self.call.name} ({self.call.operator}) does not fit its inputs: {first_line(error)}"
+            raise ModelpressError("unsupported_graph", sentence, node=self.call.name) from error
+
+
+def fold_constants(steps: Sequence[Step], constants: dict[str, Array]) -> list[Step]:
+    """Compute what depends on constants only into `constants`, and give the steps that are left.
+
+    A transposed matrix stays: it may be the weight of a layer, under the name that the file gives it.
+    """
+    left = []
+    for step in steps:
+        if step.call.operator not in OPERATORS and step.call.operator not in ("Constant", *MEASURES):
+            step.call.refuse("the operator is not in the list of those that are read")
+        known = all(name in constants for name in step.inputs if name)
+        transposed = step.call.operator == "Transpose" and known and constants[step.inputs[0]].ndim == 2
+        if step.call.operator == "Constant":
+            constants[step.node.output[0]] = _constant(step.call)
+        elif known and step.call.operator in MEASURES:
+            constants[step.node.output[0]] = measure(step.call, constants[step.inputs[0]].shape)
+        elif known and step.inputs and not transposed:
+            results = fold(step, [constants[name] if name else None for name in step.inputs])
+            constants.update(zip(step.node.output, results, strict=False))
+        else:
+            left.append(step)
+    return left
+
+
+def fold(step: Step, values: Sequence[Value]) -> list[Array]:
+    """The outputs of a node whose inputs are all constants, also while torch traces."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        operands = [static_operand(step, index, value) for index, value in enumerate(values)]
+        if step.call.operator in _MAKERS:
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                _check_size(step, step.run(operands))
+        results = step.run(operands)
+        return [result.numpy() for result in (results if isinstance(results, tuple) else (results,))]
+
+
+def _check_size(step: Step, made: Result) -> None:
+    assert isinstance(made, torch.Tensor)
+    size = made.numel() * made.element_size()
+    if size > MAX_FOLDED_BYTES:
+        raise ModelpressError(
+            "unsupported_graph",
+            f"Node {step.call.name} ({step.call.operator}) makes a constant of {size} bytes; "
+            f"at most {MAX_FOLDED_BYTES} are allowed.",
+            node=step.call.name,
+        )
+
+
+def static_operand(step: Step, index: int, value: Value) -> object:
+    """An input as its operator wants it: a list of numbers, or a tensor; None where it is left out."""
+    if value is None or isinstance(value, torch.Tensor):
+        if value is not None and index in OPERATORS[step.call.operator].static:
+            step.call.refuse(f"its input {step.inputs[index]} depends on the data")
+        return value
+    if index in OPERATORS[step.call.operator].static:
+        return value.ravel().tolist()
+    return to_tensor(value)
+
+
+def measure(call: Call, shape: Sequence[int]) -> Array:
+    """Shape or Size of a tensor."""
+    if call.operator == "Size":
+        return _sizes([math.prod(shape)]).reshape(())
+    return _sizes(list(shape)[call.integer("start", 0) : call.integer("end", len(shape))])
+
+
+def _sizes(sizes: Sequence[int]) -> Array:
+    symbolic = any(isinstance(size, torch.SymInt) for size in sizes)
+    return np.array(sizes, dtype=object if symbolic else np.int64)
+
+
+def to_tensor(array: Array) -> torch.Tensor:
+    known = array if array.dtype.kind in "fiub" else array.astype(np.float32)
+    tensor = torch.from_numpy(np.array(known))
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def to_array(tensor: onnx.TensorProto) -> Array:
+    if tensor.data_type not in DTYPES:
+        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
+        raise ModelpressError("unsupported_graph", f"Tensor {tensor.name} is of type {kind}.", node=tensor.name)
+    try:
+        array: Array = numpy_helper.to_array(tensor)
+    except (ValueError, TypeError) as error:
+        raise ModelpressError(
+            "corrupt_file", f"Tensor {tensor.name}: {first_line(error)}", node=tensor.name
+        ) from error
+    return array
+
+
+def _constant(call: Call) -> Array:
+    for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
+        if name in call.attributes:
+            value = call.attributes[name]
+            return (
+                value if isinstance(value, np.ndarray) else np.array(value, np.float32 if "float" in name else np.int64)
+            )
+    call.refuse("its value is no tensor of numbers")
+
+
+def _decode(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> Attribute:
+    if attribute.type == onnx.AttributeProto.TENSOR:
+        return to_array(attribute.t)
+    value = onnx.helper.get_attribute_value(attribute)
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, (int, float)):
+        return value
+    if isinstance(value, list) or attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
+        return list(value)
+    raise ModelpressError(
+        "unsupported_operator", f"Node {node.name} ({node.op_type}) has a graph as attribute.", node=node.name
+    )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

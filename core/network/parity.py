@@ -1,0 +1,142 @@
+"""Parity: the canonical network against the uploaded file, on random and on edge inputs."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from torch import fx
+
+from core.description import Parity
+from core.errors import ModelpressError
+from core.measure.runtime import DTYPES, RUNTIME_ERRORS, open_session
+from core.network.flat import FlatProgram
+from core.network.network import Network
+from core.network.read_onnx import trace_values
+from core.network.sampling import draw_inputs
+
+# Largest difference allowed, as a fraction of the largest output; files in half precision round by themselves.
+TOLERANCE = 1e-4
+HALF_TOLERANCE = 2e-2
+# Deviations of the random inputs: usual values, zeros, and values far outside of what a network is trained on.
+_SCALES = (1.0, 0.0, 30.0)
+Tensors = Sequence[torch.Tensor]
+Reference = Callable[[Tensors], list[torch.Tensor]]
+
+
+def check_onnx_parity(network: Network, flat: FlatProgram, model: onnx.ModelProto, *, seed: int) -> Parity:
+    """Compare with the uploaded model in onnxruntime; raises `parity_lost`, `non_finite` or `unsupported_graph`."""
+    session = _open(model)
+
+    def reference(inputs: Tensors) -> list[torch.Tensor]:
+        try:
+            return [torch.from_numpy(np.asarray(output)) for output in session.run(None, _feed(session, inputs))]
+        except RUNTIME_ERRORS as error:
+            raise ModelpressError("unsupported_graph", f"onnxruntime cannot run the file: {_line(error)}") from error
+
+    def locate(inputs: Tensors) -> str | None:
+        return _first_divergence(model, inputs)
+
+    return _check(network, flat, reference, locate, seed=seed, name=f"onnxruntime {ort.__version__}")
+
+
+def check_pt2_parity(network: Network, flat: FlatProgram, *, seed: int) -> Parity:
+    """Compare with the program as it was read, neither rewritten nor lifted; `flat` must be fresh."""
+
+    def reference(inputs: Tensors) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return list(flat.graph(*(tensor.clone() for tensor in inputs)))
+
+    return _check(network, flat, reference, lambda _: None, seed=seed, name=f"torch {torch.__version__}")
+
+
+def _check(
+    network: Network,
+    flat: FlatProgram,
+    reference: Reference,
+    locate: Callable[[Tensors], str | None],
+    *,
+    seed: int,
+    name: str,
+) -> Parity:
+    batch = flat.example[0].shape[0] if flat.example and flat.example[0].dim() else 1
+    tolerance = HALF_TOLERANCE if network.dtype in ("float16", "bfloat16") else TOLERANCE
+    largest = difference = 0.0
+    for scale in _SCALES:
+        inputs = draw_inputs(network.graph, flat.example, batch=batch, seed=seed, scale=scale)
+        expected, outputs = reference(inputs), run_network(network.graph, inputs)
+        if scale == _SCALES[0] and not all(bool(torch.isfinite(value.float()).all()) for value in expected):
+            raise ModelpressError("non_finite", "On ordinary random inputs the file gives NaN or infinity.")
+        for ours, theirs in zip(outputs, expected, strict=True):
+            apart, size = _distance(ours, theirs)
+            difference, largest = max(difference, apart), max(largest, size)
+            if ours.shape != theirs.shape or not apart <= tolerance * max(size, 1e-6):
+                node = locate(inputs)
+                raise ModelpressError(
+                    "parity_lost",
+                    f"Our network differs from the file by {apart:.3g} where outputs reach {size:.3g}.",
+                    node=node,
+                )
+    return Parity(
+        max_abs_difference=difference, max_abs_output=largest, samples=batch * len(_SCALES), reference=name
+    )
+
+
+def run_network(graph: fx.GraphModule, inputs: Tensors) -> list[torch.Tensor]:
+    """The outputs of a lifted graph as a list, without gradients."""
+    with torch.no_grad():
+        outputs = graph(*inputs)
+    return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+
+
+def _distance(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
+    """Largest difference and largest finite value; infinities and NaN count as equal in the same places."""
+    if ours.shape != theirs.shape:
+        return float("inf"), 0.0
+    a, b = ours.double(), theirs.double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    apart = torch.where(same, 0.0, (a - b).abs())
+    finite = b[b.isfinite()]
+    return (
+        float(apart.nan_to_num(float("inf")).max()) if apart.numel() else 0.0,
+        float(finite.abs().max()) if finite.numel() else 0.0,
+    )
+
+
+def _open(model: onnx.ModelProto) -> ort.InferenceSession:
+    try:
+        return open_session(model.SerializeToString(), 1)
+    except ModelpressError as error:
+        raise ModelpressError("unsupported_graph", error.detail) from error
+
+
+def _feed(session: ort.InferenceSession, inputs: Tensors) -> dict[str, NDArray[np.generic]]:
+    return {
+        entry.name: tensor.numpy().astype(DTYPES[entry.type])
+        for entry, tensor in zip(session.get_inputs(), inputs, strict=True)
+    }
+
+
+def _first_divergence(model: onnx.ModelProto, inputs: Tensors) -> str | None:
+    """The first node whose value differs when our reader runs it eagerly; None when the fault is after reading."""
+    ours = trace_values(model, inputs)
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    known = {output.name for output in model.graph.output}
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in ours if name not in known)
+    session = _open(exposed)
+    names = [entry.name for entry in session.get_outputs()]
+    theirs = dict(zip(names, session.run(None, _feed(session, inputs)), strict=True))
+    for node in model.graph.node:
+        for name in node.output:
+            if name in ours:
+                apart, size = _distance(ours[name], torch.from_numpy(np.asarray(theirs[name])))
+                if not apart <= TOLERANCE * max(size, 1e-6):
+                    return node.name or name
+    return None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:500]
