@@ -52,7 +52,7 @@ def settings_page() -> str:
         default = "required" if field.is_required() else f"`{_plain(field.default)}`"
         rows.append([f"`{alias}`", default, field.description or ""])
     return (
-        "# Settings\n\nAPI, workers and dispatcher read these variables of the environment. `modelpress up` sets addresses "
+        "# Settings\n\nAPI, workers and dispatcher read these variables. `modelpress up` sets addresses "
         "where they are absent; lists are written as JSON.\n\n" + table(["variable", "default", "meaning"], rows)
     )
 

@@ -27,12 +27,11 @@ _MNIST = DatasetSpec(
 
 
 def shipped(name: str) -> Path:
-    """A file of the demo: beside the packages in a clone, inside the package when installed from a wheel."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "demo", package / "demo_files"):
-        if (folder / name).exists():
-            return folder / name
-    raise typer.BadParameter(f"The demo's file {name} is not here; run it in a clone of the repository.")
+    """A file of the demo; its folder lies beside the packages, in a clone and when installed."""
+    file = Path(__file__).resolve().parents[2] / "demo" / name
+    if not file.exists():
+        raise typer.BadParameter(f"The demo's file {file} is missing; run this in a whole clone of the repository.")
+    return file
 
 
 def run_demo(client: Client, receiver: Receiver, folder: Path) -> Job:
