@@ -67,8 +67,9 @@ def free_batch(graph: fx.GraphModule, example: Sequence[torch.Tensor], *, declar
 def _run_in_chunks(graph: fx.GraphModule, inputs: Sequence[torch.Tensor], size: int) -> list[torch.Tensor]:
     """Outputs of every sample, in batches of `size`; the last is filled up with the first sample."""
     count = inputs[0].shape[0]
-    rows = torch.arange(-(-count // size) * size).where(torch.arange(-(-count // size) * size) < count, torch.tensor(0))
-    parts = [_run(graph, [tensor[part] for tensor in inputs]) for part in rows.split(size)]
+    rows = [row if row < count else 0 for row in range(-(-count // size) * size)]
+    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    parts = [_run(graph, [tensor[chunk] for tensor in inputs]) for chunk in chunks]
     return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
 
 
@@ -177,7 +178,7 @@ class _Rewriter(fx.Interpreter):
             return
         for index, (part, shape) in enumerate(zip(parts, shapes, strict=True)):
             if shape[0] == 1:
-                sizes = [self.batch, *shape[1:]]
+                sizes: list[Argument] = [self.batch, *shape[1:]]
                 with node.graph.inserting_before(node):
                     parts[index] = node.graph.call_function(aten.expand.default, (part, sizes))
                 self.env[parts[index]] = self.call_function(
@@ -189,7 +190,9 @@ class _Rewriter(fx.Interpreter):
 def _position(target: list[int], stride: int, size: int) -> int | None:
     """The dimension of a shape that holds an axis of `size` elements that are `stride` apart (row-major)."""
     strides = [math.prod(target[index + 1 :]) for index in range(len(target))]
-    exact = [i for i, (step, length) in enumerate(zip(strides, target, strict=True)) if (step, length) == (stride, size)]
+    exact = [
+        i for i, (step, length) in enumerate(zip(strides, target, strict=True)) if (step, length) == (stride, size)
+    ]
     inside = [
         i
         for i, (step, length) in enumerate(zip(strides, target, strict=True))

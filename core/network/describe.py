@@ -120,7 +120,7 @@ def _operator(node: fx.Node) -> str | None:
     if node.op == "call_module":
         module = node.graph.owning_module
         return None if module is None else layer_kind(module.get_submodule(str(node.target)))
-    if isinstance(node.target, torch._ops.OpOverload):
+    if isinstance(node.target, torch._ops.OpOverload) and node.target is not aten.sym_size.int:
         return node.target._schema.name.removeprefix("aten::")
     return None
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import fx, nn
@@ -74,9 +75,7 @@ def place(root: nn.Module, path: str, tensor: torch.Tensor) -> None:
 def find(root: nn.Module, path: str) -> torch.Tensor:
     """The parameter or buffer at a dotted path."""
     parent, _, leaf = path.rpartition(".")
-    tensor = getattr(root.get_submodule(parent), leaf)
-    assert isinstance(tensor, torch.Tensor)
-    return tensor
+    return cast("torch.Tensor", getattr(root.get_submodule(parent), leaf))
 
 
 def is_assertion(target: object) -> bool:
@@ -98,9 +97,9 @@ def flatten_exported(program: ExportedProgram, prefix: str = "") -> fx.GraphModu
             if spec.kind is InputKind.USER_INPUT:
                 mapped[node] = graph.placeholder(node.name)
                 continue
-            assert spec.target is not None
-            path = spec.target.removeprefix(prefix)
-            place(root, path, _weight(program, spec.target))
+            stored = str(spec.target)
+            path = stored.removeprefix(prefix)
+            place(root, path, _weight(program, stored))
             mapped[node] = graph.get_attr(path)
         elif node.op == "output":
             graph.output(tuple(mapped[value] for value in _user_outputs(program, node)))
@@ -148,14 +147,10 @@ class _ShapeInterpreter(fx.Interpreter):
 
 
 def _weight(program: ExportedProgram, name: str) -> torch.Tensor:
-    tensor = program.state_dict[name] if name in program.state_dict else program.constants[name]
-    assert isinstance(tensor, torch.Tensor)
-    return tensor
+    return cast("torch.Tensor", program.state_dict.get(name, program.constants.get(name)))
 
 
 def _user_outputs(program: ExportedProgram, node: fx.Node) -> list[fx.Node]:
     if any(spec.kind is not OutputKind.USER_OUTPUT for spec in program.graph_signature.output_specs):
         raise ModelpressError("unsupported_graph", "The network changes its own weights or buffers while it runs.")
-    values = node.args[0]
-    assert isinstance(values, (tuple, list))
-    return [value for value in values if isinstance(value, fx.Node)]
+    return [value for value in cast("tuple[object, ...]", node.args[0]) if isinstance(value, fx.Node)]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf publishes no types
 
 from core.errors import ModelpressError
 
@@ -20,7 +20,8 @@ def open_onnx(path: Path) -> onnx.ModelProto:
     if path.stat().st_size > MAX_BYTES:
         raise ModelpressError("unsupported_graph", "The file is larger than 2 GiB, which no ONNX file can be.")
     try:
-        model = onnx.ModelProto.FromString(path.read_bytes())
+        model = onnx.ModelProto()
+        model.ParseFromString(path.read_bytes())
     except (DecodeError, ValueError, RuntimeError) as error:
         raise ModelpressError("corrupt_file", f"The file is no valid ONNX protobuf: {error}") from error
     if not model.HasField("graph") or not model.graph.node:

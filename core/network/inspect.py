@@ -22,7 +22,7 @@ from core.network.normalise import normalise
 from core.network.parity import check_onnx_parity, check_pt2_parity
 from core.network.read_onnx import read_onnx
 from core.network.read_pt2 import read_pt2
-from core.network.strip import own_metadata, strip_onnx
+from core.network.strip import strip_onnx
 
 
 def read(path: Path, seed: int = 0) -> Network:
@@ -121,7 +121,7 @@ def _check_parity(network: Network, opened: _Opened, path: Path, seed: int) -> P
 def _stripped_bytes(opened: _Opened, path: Path) -> int:
     """Bytes of the file without traces, paths and sample inputs."""
     if opened.model is not None:
-        return strip_onnx(opened.model).ByteSize()
+        return int(strip_onnx(opened.model).ByteSize())
     with Archive(path) as archive:
         return path.stat().st_size - archive.superfluous_bytes()
 

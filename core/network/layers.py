@@ -22,9 +22,8 @@ class Rule:
     input: str = "input"
 
 
-def _build_conv(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
-    weight = tensors["weight"]
-    assert weight is not None
+def _build_conv(_node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    weight = cast("torch.Tensor", tensors["weight"])
     kind = {3: nn.Conv1d, 4: nn.Conv2d}.get(weight.dim())
     if kind is None or arguments.get("transposed"):
         return None
@@ -44,9 +43,8 @@ def _build_conv(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Mod
     )
 
 
-def _build_linear(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
-    weight = tensors["weight"]
-    assert weight is not None
+def _build_linear(_node: fx.Node, _arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    weight = cast("torch.Tensor", tensors["weight"])
     if weight.dim() != 2:
         return None
     return nn.Linear(weight.shape[1], weight.shape[0], bias=tensors["bias"] is not None, device="meta")
@@ -61,8 +59,7 @@ def _build_batch_norm(node: fx.Node, arguments: Arguments, tensors: Tensors) -> 
             hint="Call `model.eval()` before exporting.",
             node=node.name,
         )
-    source = arguments["input"]
-    assert isinstance(source, fx.Node)
+    source = cast("fx.Node", arguments["input"])
     dimensions = cast("torch.Tensor", source.meta["value"]).dim()
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(dimensions)
     if mean is None or kind is None:
@@ -76,16 +73,15 @@ def _build_batch_norm(node: fx.Node, arguments: Arguments, tensors: Tensors) -> 
     )
 
 
-def _build_layer_norm(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+def _build_layer_norm(_node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
     if tensors["weight"] is None:
         return None
     shape = [int(size) for size in cast("list[int]", arguments["normalized_shape"])]
     return nn.LayerNorm(shape, eps=cast("float", arguments["eps"]), bias=tensors["bias"] is not None, device="meta")
 
 
-def _build_embedding(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
-    weight = tensors["weight"]
-    assert weight is not None
+def _build_embedding(_node: fx.Node, _arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    weight = cast("torch.Tensor", tensors["weight"])
     return nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
 
 

@@ -1,6 +1,7 @@
 """Lift: every weight-bearing call of a flat graph becomes the matching `nn` layer, named after its parameter."""
 
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import fx, nn
@@ -40,9 +41,8 @@ def layer_path(weight: str) -> str | None:
 
 def bind(node: fx.Node) -> Arguments:
     """The arguments of a call by the names of its operator's schema, defaults filled in."""
-    assert isinstance(node.target, torch._ops.OpOverload)
     bound: Arguments = {}
-    for index, argument in enumerate(node.target._schema.arguments):
+    for index, argument in enumerate(cast("torch._ops.OpOverload", node.target)._schema.arguments):
         if index < len(node.args):
             bound[argument.name] = node.args[index]
         else:
@@ -63,8 +63,7 @@ class _Lifter:
     def visit(self, node: fx.Node) -> None:
         """Copy one node, as a layer where it can be one."""
         if node.op == "output":
-            values = fx.map_arg(node.args[0], self.mapped.__getitem__)
-            assert isinstance(values, tuple)
+            values = cast("tuple[fx.Node, ...]", fx.map_arg(node.args[0], self.mapped.__getitem__))
             self.graph.output(values[0] if len(values) == 1 else values)
             return
         rule = RULES.get(node.target) if isinstance(node.target, torch._ops.OpOverload) else None
@@ -89,8 +88,7 @@ class _Lifter:
             return False
         for name, tensor in tensors.items():
             _assign(layer, name, tensor)
-        source = arguments[rule.input]
-        assert isinstance(source, fx.Node)
+        source = cast("fx.Node", arguments[rule.input])
         call = self.graph.call_module(self.add(layer, anchor, tensors), (self.mapped[source],))
         value = node.meta["value"]
         # What folding asks; a plain number, since a fake tensor cannot be copied with its graph.

@@ -85,10 +85,7 @@ def _use_weight(graph: fx.GraphModule, node: fx.Node) -> None:
     transposed, stored = _stored_matrix(factor)
     if stored is None or source.op == "get_attr" or (is_linear and not transposed):
         return
-    if is_linear or not transposed:
-        weight = _transposed(graph, stored)
-    else:
-        weight = stored
+    weight = _transposed(graph, stored) if is_linear or not transposed else stored
     bias = node.args[2] if is_linear and len(node.args) > 2 else None
     with graph.graph.inserting_before(node):
         linear = graph.graph.call_function(aten.linear.default, (source, weight, bias))

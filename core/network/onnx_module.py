@@ -58,21 +58,27 @@ class OnnxModule(nn.Module):
         if call.operator in MEASURES:
             values[step.node.output[0]] = measure(call, given[0].shape if given[0] is not None else ())
         elif any(isinstance(value, torch.Tensor) for value in given):
-            operands = [self.operand(step, index, value) for index, value in enumerate(given)]
-            results = step.run(operands)
-            outputs = results if isinstance(results, tuple) else (results,)
-            values.update(zip(step.node.output, outputs, strict=False))
-        elif any(isinstance(value, np.ndarray) and value.dtype == object for value in given):
-            if call.operator not in SIZES:
-                call.refuse("a free size goes in")
-            values[step.node.output[0]] = SIZES[call.operator](call, *(value for value in given if value is not None))
+            self.run_torch(step, given, values)
+        elif any(map(_is_free, given)) and call.operator in SIZES:
+            sizes = SIZES[call.operator](call, *(value for value in given if value is not None))
+            values[step.node.output[0]] = _settled(sizes)
+        elif any(map(_is_free, given)):
+            self.run_torch(step, given, values)
         else:
             values.update(zip(step.node.output, fold(step, given), strict=False))
+
+    def run_torch(self, step: Step, given: list[Value], values: dict[str, Value]) -> None:
+        """Run one node as calls of torch, which are traced."""
+        results = step.run([self.operand(step, index, value) for index, value in enumerate(given)])
+        outputs = results if isinstance(results, tuple) else (results,)
+        values.update(zip(step.node.output, outputs, strict=False))
 
     def operand(self, step: Step, index: int, value: Value) -> object:
         """An input as its operator wants it; a constant without dimensions may stay a number."""
         operator = OPERATORS[step.call.operator]
         if isinstance(value, np.ndarray) and index not in operator.static:
+            if _is_free(value):
+                step.call.refuse("a free size is used as a number")
             if operator.scalars and value.ndim == 0:
                 return value.item()
             return self.as_tensor(step.inputs[index], value)
@@ -87,3 +93,12 @@ class OnnxModule(nn.Module):
         return torch.tensor(value)
 
 
+def _settled(sizes: Array) -> Array:
+    """Plain integers where no free size is left, so that what follows is computed now."""
+    symbolic = any(isinstance(size, (torch.SymInt, torch.SymBool)) for size in sizes.ravel())
+    return sizes if symbolic or sizes.dtype != object else sizes.astype(np.int64)
+
+
+def _is_free(value: Value) -> bool:
+    """Whether a value is an array of sizes of which some are free."""
+    return isinstance(value, np.ndarray) and value.dtype == object

@@ -51,7 +51,7 @@ class WeightNames:
 
 
 def name_weights(nodes: Iterable[onnx.NodeProto], sizes: Mapping[str, int], stored: set[str]) -> WeightNames:
-    """Place every constant that `sizes` (elements of each) names; `stored` are those that the file stores as weights."""
+    """Place every constant in `sizes` (elements of each); `stored` are those that the file stores as weights."""
     names = WeightNames()
     nodes = list(nodes)
     for node in nodes:
@@ -102,7 +102,7 @@ def _added(node: onnx.NodeProto, nodes: list[onnx.NodeProto], sizes: Mapping[str
 
 
 def _scope(node: onnx.NodeProto) -> str | None:
-    """The module path that older exporters leave in a node's name: `layer1.0.conv1` of `/layer1/layer1.0/conv1/Conv`."""
+    """The module path in an older exporter's node name: `layer1.0.conv1` of `/layer1/layer1.0/conv1/Conv`."""
     steps = node.name.strip("/").split("/")[:-1]
     path = ""
     for step in steps:

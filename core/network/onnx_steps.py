@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import onnx
@@ -38,6 +39,7 @@ class Step:
 
     @staticmethod
     def of(node: onnx.NodeProto, opset: int) -> "Step":
+        """The step of a node of a graph of this opset."""
         attributes = {attribute.name: _decode(node, attribute) for attribute in node.attribute}
         name = node.name or (node.output[0] if node.output else node.op_type)
         return Step(node, Call(node.op_type, name, attributes, len(node.output), opset), tuple(node.input))
@@ -86,8 +88,8 @@ def fold(step: Step, values: Sequence[Value]) -> list[Array]:
 
 
 def _check_size(step: Step, made: Result) -> None:
-    assert isinstance(made, torch.Tensor)
-    size = made.numel() * made.element_size()
+    tensor = cast("torch.Tensor", made)
+    size = tensor.numel() * tensor.element_size()
     if size > MAX_FOLDED_BYTES:
         raise ModelpressError(
             "unsupported_graph",
@@ -121,21 +123,21 @@ def _sizes(sizes: Sequence[int]) -> Array:
 
 
 def to_tensor(array: Array) -> torch.Tensor:
+    """A tensor of an array, floats as fp32."""
     known = array if array.dtype.kind in "fiub" else array.astype(np.float32)
     tensor = torch.from_numpy(np.array(known))
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def to_array(tensor: onnx.TensorProto) -> Array:
+    """The numbers of a stored tensor; raises `unsupported_graph` or `corrupt_file`."""
     if tensor.data_type not in DTYPES:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type)
         raise ModelpressError("unsupported_graph", f"Tensor {tensor.name} is of type {kind}.", node=tensor.name)
     try:
         array: Array = numpy_helper.to_array(tensor)
     except (ValueError, TypeError) as error:
-        raise ModelpressError(
-            "corrupt_file", f"Tensor {tensor.name}: {first_line(error)}", node=tensor.name
-        ) from error
+        raise ModelpressError("corrupt_file", f"Tensor {tensor.name}: {first_line(error)}", node=tensor.name) from error
     return array
 
 
@@ -146,7 +148,7 @@ def _constant(call: Call) -> Array:
             return (
                 value if isinstance(value, np.ndarray) else np.array(value, np.float32 if "float" in name else np.int64)
             )
-    call.refuse("its value is no tensor of numbers")
+    return call.refuse("its value is no tensor of numbers")
 
 
 def _decode(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> Attribute:

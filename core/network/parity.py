@@ -79,9 +79,7 @@ def _check(
                     f"Our network differs from the file by {apart:.3g} where outputs reach {size:.3g}.",
                     node=node,
                 )
-    return Parity(
-        max_abs_difference=difference, max_abs_output=largest, samples=batch * len(_SCALES), reference=name
-    )
+    return Parity(max_abs_difference=difference, max_abs_output=largest, samples=batch * len(_SCALES), reference=name)
 
 
 def run_network(graph: fx.GraphModule, inputs: Tensors) -> list[torch.Tensor]:
@@ -134,7 +132,7 @@ def _first_divergence(model: onnx.ModelProto, inputs: Tensors) -> str | None:
             if name in ours:
                 apart, size = _distance(ours[name], torch.from_numpy(np.asarray(theirs[name])))
                 if not apart <= TOLERANCE * max(size, 1e-6):
-                    return node.name or name
+                    return str(node.name or name)
     return None
 
 

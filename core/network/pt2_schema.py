@@ -15,6 +15,8 @@ class Stored(BaseModel):
 
 
 class TensorMeta(Stored):
+    """Type and layout of a tensor; types are numbers of torch's `ScalarType`, layout 7 is strided."""
+
     dtype: int
     sizes: list[Union]
     strides: list[Union]
@@ -23,11 +25,15 @@ class TensorMeta(Stored):
 
 
 class NamedArgument(Stored):
+    """An argument by the name that the operator's schema has for it."""
+
     name: str
     arg: Union
 
 
 class Node(Stored):
+    """One call."""
+
     target: str
     inputs: list[NamedArgument]
     outputs: list[Union]
@@ -35,31 +41,43 @@ class Node(Stored):
 
 
 class Graph(Stored):
+    """Calls in order, and what each named tensor is."""
+
     nodes: list[Node]
     tensor_values: dict[str, TensorMeta]
 
 
 class Signature(Stored):
+    """What each input and output of the graph is."""
+
     input_specs: list[Union]
     output_specs: list[Union]
 
 
 class GraphModule(Stored):
+    """A graph with its signature."""
+
     graph: Graph
     signature: Signature
 
 
 class RangeConstraint(Stored):
+    """Least and largest value of a free size."""
+
     min_val: int | None
     max_val: int | None
 
 
 class SchemaVersion(Stored):
+    """Version of this format."""
+
     major: int
     minor: int
 
 
 class ExportedProgram(Stored):
+    """One exported network."""
+
     graph_module: GraphModule
     range_constraints: dict[str, RangeConstraint]
     schema_version: SchemaVersion
@@ -76,4 +94,6 @@ class Payload(Stored):
 
 
 class PayloadConfig(Stored):
+    """All weights of a program by name."""
+
     config: dict[str, Payload]

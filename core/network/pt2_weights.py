@@ -75,7 +75,9 @@ def _read_listing(archive: Archive, name: str) -> PayloadConfig:
 
 def _read_weight(archive: Archive, entry: str, name: str, payload: Payload) -> StoredWeight:
     if payload.use_pickle or payload.tensor_meta is None:
-        raise ModelpressError("unsafe_file", f"The weight {name} is stored as a pickle, which could run code.", node=name)
+        raise ModelpressError(
+            "unsafe_file", f"The weight {name} is stored as a pickle, which could run code.", node=name
+        )
     meta = payload.tensor_meta
     dtype = STORED_DTYPES.get(meta.dtype)
     if dtype is None:

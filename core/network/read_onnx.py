@@ -1,6 +1,6 @@
 """The ONNX reader: each node runs as plain torch, and `torch.export` makes the flat graph of it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import torch
@@ -19,6 +19,12 @@ from core.network.strip import own_metadata
 
 # The batch while a free one is traced: not 0 or 1, which torch treats as special.
 EXAMPLE_BATCH = 2
+# Names of the types that are computed in fp32.
+_WIDENED: Mapping[int, str] = {
+    onnx.TensorProto.FLOAT16: "float16",
+    onnx.TensorProto.BFLOAT16: "bfloat16",
+    onnx.TensorProto.DOUBLE: "float64",
+}
 
 
 def read_onnx(model: onnx.ModelProto) -> FlatProgram:
@@ -35,7 +41,7 @@ def read_onnx(model: onnx.ModelProto) -> FlatProgram:
         example=example,
         dtype=dominant_dtype((str(to_array(tensor).dtype), len(tensor.raw_data)) for tensor in model.graph.initializer),
         opset=opset,
-        producer=model.producer_name[:100] or None,
+        producer=f"{model.producer_name} {model.producer_version}".strip()[:100] or None,
         metadata=own_metadata(model),
     )
 
@@ -91,8 +97,4 @@ def _describe(value: onnx.ValueInfoProto) -> TensorDescription:
 
 
 def _dtype_name(element: int) -> str:
-    halves = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
-    name = halves.get(element) or ("float64" if element == onnx.TensorProto.DOUBLE else str(DTYPES[element]))
-    return name.removeprefix("torch.")
-
-
+    return _WIDENED.get(element, str(DTYPES[element]).removeprefix("torch."))

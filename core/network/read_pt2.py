@@ -150,9 +150,7 @@ class _Builder:
             if body is not None:
                 self.values[_name(body)] = self.graph.call_function(operator.getitem, (call, index))
 
-    def arguments(
-        self, node: Node, target: Callable[..., object]
-    ) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
+    def arguments(self, node: Node, target: Callable[..., object]) -> tuple[tuple[Argument, ...], dict[str, Argument]]:
         """Positional arguments as far as the schema's order goes, the others by name."""
         decoded = [(argument.name, decode(argument.arg, self.values)) for argument in node.inputs]
         if not isinstance(target, torch._ops.OpOverload):

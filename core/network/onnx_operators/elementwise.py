@@ -1,7 +1,9 @@
 """ONNX operators that work on each element: arithmetic, activations, comparisons, choices."""
 
+import math
 from collections.abc import Callable, Mapping
 from functools import reduce
+from typing import cast as narrow
 
 import torch
 import torch.nn.functional as F
@@ -26,15 +28,15 @@ DTYPES: Mapping[int, torch.dtype] = {
 }
 
 
-def unary(run: Callable[[Tensor], Tensor]) -> Operator:
+def unary(run: Callable[..., Tensor]) -> Operator:
     """An operator of one tensor without attributes."""
-    return Operator(lambda call, x: run(x))
+    return Operator(lambda _call, x: run(x))
 
 
 def binary(run: Callable[..., Tensor]) -> Operator:
     """An operator of two operands, of which one may be a number."""
 
-    def apply(call: Call, x: Operand, y: Operand) -> Tensor:
+    def apply(_call: Call, x: Operand, y: Operand) -> Tensor:
         return run(x, y)
 
     return Operator(apply, scalars=True)
@@ -43,36 +45,38 @@ def binary(run: Callable[..., Tensor]) -> Operator:
 def comparison(run: Callable[..., Tensor]) -> Operator:
     """An operator of two operands, of which the second may be a number."""
 
-    def apply(call: Call, x: Operand, y: Operand) -> Tensor:
+    def apply(_call: Call, x: Operand, y: Operand) -> Tensor:
         return run(x if isinstance(x, Tensor) else torch.tensor(x), y)
 
     return Operator(apply, scalars=True)
 
 
-def variadic(run: Callable[[Tensor, Tensor], Tensor]) -> Operator:
+def variadic(run: Callable[..., Tensor]) -> Operator:
     """An operator of any number of tensors, folded from the left."""
-    return Operator(lambda call, *tensors: reduce(run, tensors))
+    return Operator(lambda _call, *tensors: reduce(run, tensors))
 
 
 def divide(x: Operand, y: Operand) -> Tensor:
     """Div: integers are divided towards zero."""
     whole = all(not (t.is_floating_point() if isinstance(t, Tensor) else isinstance(t, float)) for t in (x, y))
-    return torch.div(x, y, rounding_mode="trunc") if whole else torch.div(x, y)  # type: ignore[arg-type]  # numbers are taken too
+    return torch.div(x, y, rounding_mode="trunc") if whole else torch.div(x, y)
 
 
 def multiply(x: Operand, y: Operand) -> Tensor:
     """Mul."""
-    return torch.mul(x, y) if isinstance(x, Tensor) else torch.mul(y, x)  # type: ignore[arg-type]  # one of them is a tensor
+    return torch.mul(x, y) if isinstance(x, Tensor) else torch.mul(y, x)
 
 
 def add(x: Operand, y: Operand) -> Tensor:
     """Add."""
-    return torch.add(x, y) if isinstance(x, Tensor) else torch.add(y, x)  # type: ignore[arg-type]  # one of them is a tensor
+    return torch.add(x, y) if isinstance(x, Tensor) else torch.add(y, x)
 
 
 def subtract(x: Operand, y: Operand) -> Tensor:
     """Sub."""
-    return torch.sub(x, y) if isinstance(x, Tensor) else torch.rsub(y, x)  # type: ignore[arg-type]  # one of them is a tensor
+    if isinstance(x, Tensor):
+        return torch.sub(x, y)
+    return torch.rsub(narrow("Tensor", y), x)
 
 
 def remainder(call: Call, x: Tensor, y: Tensor) -> Tensor:
@@ -80,7 +84,7 @@ def remainder(call: Call, x: Tensor, y: Tensor) -> Tensor:
     return torch.fmod(x, y) if call.integer("fmod", 0) else torch.remainder(x, y)
 
 
-def choose(call: Call, condition: Tensor, x: Operand, y: Operand) -> Tensor:
+def choose(_call: Call, condition: Tensor, x: Operand, y: Operand) -> Tensor:
     """Where."""
     return torch.where(condition, x, y)
 
@@ -95,11 +99,11 @@ def cast(call: Call, x: Tensor) -> Tensor:
 
 def clip(call: Call, x: Tensor, low: list[float] | None = None, high: list[float] | None = None) -> Tensor:
     """Clip; limits are attributes before opset 11 and inputs after it."""
-    lowest = low[0] if low else call.attributes.get("min")
-    highest = high[0] if high else call.attributes.get("max")
-    if lowest is None and highest is None:
-        return x
-    return torch.clamp(x, lowest, highest)  # type: ignore[call-overload]  # attributes are numbers here
+    lowest = low[0] if low else call.number("min", -math.inf)
+    highest = high[0] if high else call.number("max", math.inf)
+    if lowest == -math.inf:
+        return x if highest == math.inf else torch.clamp(x, max=highest)
+    return torch.clamp(x, lowest) if highest == math.inf else torch.clamp(x, lowest, highest)
 
 
 def gelu(call: Call, x: Tensor) -> Tensor:
@@ -132,70 +136,64 @@ def _soft(call: Call, x: Tensor, run: Callable[[Tensor, int], Tensor]) -> Tensor
     return run(x.flatten(axis), axis).reshape(x.shape)
 
 
-def prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
+def prelu(_call: Call, x: Tensor, slope: Tensor) -> Tensor:
     """PRelu with a slope that broadcasts."""
     return torch.where(x >= 0, x, x * slope)
 
 
+Run = Callable[..., Tensor]
+_UNARY: Mapping[str, Run] = {
+    "Relu": F.relu,
+    "HardSwish": F.hardswish,
+    "Mish": F.mish,
+    "Sigmoid": torch.sigmoid,
+    "Tanh": torch.tanh,
+    "Softplus": F.softplus,
+    "Softsign": F.softsign,
+    "Erf": torch.erf,
+    "Exp": torch.exp,
+    "Log": torch.log,
+    "Sqrt": torch.sqrt,
+    "Reciprocal": torch.reciprocal,
+    "Abs": torch.abs,
+    "Neg": torch.neg,
+    "Sign": torch.sign,
+    "Floor": torch.floor,
+    "Ceil": torch.ceil,
+    "Round": torch.round,
+    "Sin": torch.sin,
+    "Cos": torch.cos,
+    "Not": torch.logical_not,
+    "IsNaN": torch.isnan,
+}
+_BINARY: Mapping[str, Run] = {
+    "Add": add,
+    "Sub": subtract,
+    "Mul": multiply,
+    "Div": divide,
+    "Pow": torch.pow,
+}
+_COMPARISONS: Mapping[str, Run] = {
+    "Equal": torch.eq,
+    "Greater": torch.gt,
+    "GreaterOrEqual": torch.ge,
+    "Less": torch.lt,
+    "LessOrEqual": torch.le,
+}
+_VARIADIC: Mapping[str, Run] = {
+    "And": torch.logical_and,
+    "Or": torch.logical_or,
+    "Xor": torch.logical_xor,
+    "Max": torch.maximum,
+    "Min": torch.minimum,
+    "Sum": torch.add,
+}
+
 ELEMENTWISE: Mapping[str, Operator] = {
-    **{
-        name: unary(run)
-        for name, run in {
-            "Relu": F.relu,
-            "HardSwish": F.hardswish,
-            "Mish": F.mish,
-            "Sigmoid": torch.sigmoid,
-            "Tanh": torch.tanh,
-            "Softplus": F.softplus,
-            "Softsign": F.softsign,
-            "Erf": torch.erf,
-            "Exp": torch.exp,
-            "Log": torch.log,
-            "Sqrt": torch.sqrt,
-            "Reciprocal": torch.reciprocal,
-            "Abs": torch.abs,
-            "Neg": torch.neg,
-            "Sign": torch.sign,
-            "Floor": torch.floor,
-            "Ceil": torch.ceil,
-            "Round": torch.round,
-            "Sin": torch.sin,
-            "Cos": torch.cos,
-            "Not": torch.logical_not,
-            "IsNaN": torch.isnan,
-        }.items()
-    },
-    **{
-        name: binary(run)
-        for name, run in {
-            "Add": add,
-            "Sub": subtract,
-            "Mul": multiply,
-            "Div": divide,
-            "Pow": torch.pow,
-        }.items()
-    },
-    **{
-        name: comparison(run)
-        for name, run in {
-            "Equal": torch.eq,
-            "Greater": torch.gt,
-            "GreaterOrEqual": torch.ge,
-            "Less": torch.lt,
-            "LessOrEqual": torch.le,
-        }.items()
-    },
-    **{
-        name: variadic(run)
-        for name, run in {
-            "And": torch.logical_and,
-            "Or": torch.logical_or,
-            "Xor": torch.logical_xor,
-            "Max": torch.maximum,
-            "Min": torch.minimum,
-            "Sum": torch.add,
-        }.items()
-    },
+    **{name: unary(run) for name, run in _UNARY.items()},
+    **{name: binary(run) for name, run in _BINARY.items()},
+    **{name: comparison(run) for name, run in _COMPARISONS.items()},
+    **{name: variadic(run) for name, run in _VARIADIC.items()},
     "Mod": Operator(remainder),
     "Where": Operator(choose, scalars=True),
     "Cast": Operator(cast),
@@ -209,6 +207,6 @@ ELEMENTWISE: Mapping[str, Operator] = {
     "PRelu": Operator(prelu),
     "Softmax": Operator(softmax),
     "LogSoftmax": Operator(log_softmax),
-    "Identity": Operator(lambda call, x: x),
-    "Dropout": Operator(lambda call, x, *ratio_and_mode: x),
+    "Identity": Operator(lambda _call, x: x),
+    "Dropout": Operator(lambda _call, x, *_: x),
 }

@@ -81,7 +81,7 @@ def multiply_general(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None 
     return product if bias is None else product + bias * beta
 
 
-def multiply_matrices(call: Call, x: Tensor, y: Tensor) -> Tensor:
+def multiply_matrices(_call: Call, x: Tensor, y: Tensor) -> Tensor:
     """MatMul, as NumPy defines it."""
     return torch.matmul(x, y)
 
@@ -140,12 +140,12 @@ def pool_average(call: Call, x: Tensor) -> Tensor:
     return run(x, kernel, stride, padding, bool(call.integer("ceil_mode", 0)), counted)
 
 
-def pool_all_average(call: Call, x: Tensor) -> Tensor:
+def pool_all_average(_call: Call, x: Tensor) -> Tensor:
     """GlobalAveragePool."""
     return x.mean(list(range(2, x.dim())), keepdim=True)
 
 
-def pool_all_max(call: Call, x: Tensor) -> Tensor:
+def pool_all_max(_call: Call, x: Tensor) -> Tensor:
     """GlobalMaxPool."""
     return x.amax(list(range(2, x.dim())), keepdim=True)
 

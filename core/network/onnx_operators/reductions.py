@@ -1,6 +1,7 @@
 """ONNX operators that reduce dimensions."""
 
 from collections.abc import Callable, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -34,7 +35,7 @@ def argument(run: Callable[[Tensor, int, bool], Tensor]) -> Operator:
 
 
 def _norm(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    return torch.linalg.vector_norm(x, 2, axes, keep)
+    return cast("Tensor", torch.linalg.vector_norm(x, 2, axes, keep))
 
 
 REDUCTIONS: Mapping[str, Operator] = {

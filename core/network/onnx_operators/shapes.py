@@ -105,7 +105,7 @@ def gather_elements(call: Call, x: Tensor, indices: Tensor) -> Tensor:
     return torch.gather(x, axis, torch.where(indices < 0, indices + x.shape[axis], indices).long())
 
 
-def expand(call: Call, x: Tensor | float, sizes: Sizes) -> Tensor:
+def expand(_call: Call, x: Tensor | float, sizes: Sizes) -> Tensor:
     """Expand to the broadcast of both shapes."""
     tensor = x if isinstance(x, Tensor) else torch.tensor(x)
     lead = [1] * (len(sizes) - tensor.dim())
@@ -114,7 +114,7 @@ def expand(call: Call, x: Tensor | float, sizes: Sizes) -> Tensor:
     return tensor.expand([have if want == 1 else want for have, want in zip(own, wanted, strict=True)])
 
 
-def tile(call: Call, x: Tensor, repeats: Sizes) -> Tensor:
+def tile(_call: Call, x: Tensor, repeats: Sizes) -> Tensor:
     """Tile."""
     return x.repeat(repeats)
 
@@ -147,7 +147,7 @@ def fill(call: Call, sizes: Sizes) -> Tensor:
     return torch.full(sizes, number.reshape(-1)[0].item(), dtype=dtype)
 
 
-def count(call: Call, start: list[float], limit: list[float], delta: list[float]) -> Tensor:
+def count(_call: Call, start: list[float], limit: list[float], delta: list[float]) -> Tensor:
     """Range."""
     return torch.arange(start[0], limit[0], delta[0])
 
@@ -165,7 +165,7 @@ def depth_to_space(call: Call, x: Tensor) -> Tensor:
     return F.pixel_shuffle(x, call.integer("blocksize", 1))
 
 
-def cast_like(call: Call, x: Tensor, like: Tensor) -> Tensor:
+def cast_like(_call: Call, x: Tensor, like: Tensor) -> Tensor:
     """CastLike."""
     return x.to(like.dtype if like.dtype in DTYPES.values() else torch.float32)
 

@@ -51,11 +51,15 @@ def _cast(call: Call, x: Array) -> Array:
 
 def _divide(x: Array, y: Array) -> Array:
     exact = x.dtype.kind == "f" or y.dtype.kind == "f"
-    return np.divide(x, y) if exact else np.floor_divide(x, y)  # type: ignore[call-overload]  # numbers or symbolic sizes
+    return np.divide(x, y) if exact else np.floor_divide(x, y)
+
+
+def _where(condition: Array, x: Array, y: Array) -> Array:
+    return np.asarray(np.where(condition.astype(bool), x, y))
 
 
 def _binary(run: Callable[..., Array]) -> Callable[..., Array]:
-    return lambda call, x, y: np.asarray(run(x, y))
+    return lambda _call, x, y: np.asarray(run(x, y))
 
 
 SIZES: Mapping[str, Callable[..., Array]] = {
@@ -64,18 +68,16 @@ SIZES: Mapping[str, Callable[..., Array]] = {
     "Slice": _cut,
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
-    "Reshape": lambda call, x, sizes: x.reshape([int(size) for size in sizes]),
-    "Identity": lambda call, x: x,
+    "Reshape": lambda _call, x, sizes: x.reshape([int(size) for size in sizes]),
+    "Identity": lambda _call, x: x,
     "Cast": _cast,
     "ReduceProd": _product,
     "Add": _binary(np.add),
     "Sub": _binary(np.subtract),
     "Mul": _binary(np.multiply),
     "Div": _binary(_divide),
-    "Sqrt": lambda call, x: np.sqrt(x.astype(np.float32)),
+    "Sqrt": lambda _call, x: np.sqrt(x.astype(np.float32)),
     "Mod": _binary(np.mod),
     "Equal": _binary(np.equal),
-    "Where": lambda call, condition, x, y: np.where(condition.astype(bool), x, y),
-    "ConstantOfShape": lambda call, sizes: np.full([int(size) for size in sizes], call.attributes.get("value", 0)),
-    "Expand": lambda call, x, sizes: np.broadcast_to(x, [int(size) for size in sizes]),
+    "Where": lambda _call, condition, x, y: _where(condition, x, y),
 }
