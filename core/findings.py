@@ -143,6 +143,13 @@ _CODES = (
         "This CPU has VNNI and computes exactly; one without it adds pairs of products in 16 bits and clips them.",
     ),
     FindingCode(
+        "saturates_here",
+        "problem",
+        "The 8-bit kernels of this CPU overflow on this file",
+        "The recipe forces full-range weights on a CPU without VNNI, which adds pairs of products in 16 bits and clips "
+        "them. Let `saturation` be `auto`.",
+    ),
+    FindingCode(
         "layers_kept_float",
         "info",
         "Some layers were not compressed",

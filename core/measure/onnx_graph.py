@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import final
 
 import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf publishes no types
 
 from core.errors import ModelpressError
 from core.measure.runtime import Feed, open_session, run_session
-
-MAIN_DOMAINS = ("", "ai.onnx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ def load_graph(path: Path) -> OnnxGraph:
     """The graph of a file; raises `corrupt_file`."""
     try:
         return OnnxGraph(onnx.load(path))
-    except (onnx.checker.ValidationError, ValueError, OSError) as error:
+    except (DecodeError, onnx.checker.ValidationError, OSError) as error:
         raise ModelpressError("corrupt_file", f"The file is no ONNX model: {error}") from error
 
 

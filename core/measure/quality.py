@@ -27,6 +27,7 @@ from core.verdict import Quality, QualityChange
 BATCH = 64
 # What is told instead of an infinite ratio when the outputs are equal bit for bit.
 SQNR_OF_EQUAL_DB = 200.0
+SMALLEST_POWER_RATIO = 1e-20
 
 Metric = Literal["accuracy", "bits_per_token", "mse", "agreement", "relative_error"]
 Array = NDArray[Any]
@@ -120,23 +121,26 @@ def _score(metric: Metric, before: Array, after: Array, labels: Array | None) ->
     signal, noise = (flat_before**2).sum(axis=1), ((flat_after - flat_before) ** 2).sum(axis=1)
     same = divergence = np.zeros(n)
     right = (np.zeros(n), np.zeros(n))
-    original, result = np.zeros(n), np.sqrt(noise / np.maximum(signal, np.finfo(np.float64).tiny))
-    if metric in ("accuracy", "agreement", "bits_per_token"):
-        answers = before.argmax(axis=-1), after.argmax(axis=-1)
+    if metric == "mse":
+        values = [((flat - _flat(np.asarray(labels))) ** 2).mean(axis=1) for flat in (flat_before, flat_after)]
+    elif metric == "relative_error":
+        values = [np.zeros(n), _relative(noise, signal)]
+    else:
+        answers = [array.argmax(axis=-1) for array in (before, after)]
+        logs = [log_softmax(array.astype(np.float64), axis=-1) for array in (before, after)]
         same = _flat(answers[0] == answers[1]).mean(axis=1)
-        logs = log_softmax(before.astype(np.float64), axis=-1), log_softmax(after.astype(np.float64), axis=-1)
         divergence = _flat((np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=-1)).mean(axis=1)
-        original, result = np.ones(n), same
+        values = [np.ones(n), same]
         if labels is not None:
             right = (_flat(answers[0] == labels).mean(axis=1), _flat(answers[1] == labels).mean(axis=1))
-            original, result = right
-        if metric == "bits_per_token" and labels is not None:
-            original, result = _bits(logs[0], labels), _bits(logs[1], labels)
-    elif metric == "mse" and labels is not None:
-        wanted = _flat(labels)
-        original, result = ((flat - wanted) ** 2 for flat in (flat_before, flat_after))
-        original, result = original.mean(axis=1), result.mean(axis=1)
-    return _Scores(original, result, same, divergence, right, float(signal.sum()), float(noise.sum()))
+            values = list(right) if metric == "accuracy" else [_bits(log, labels) for log in logs]
+    return _Scores(values[0], values[1], same, divergence, right, float(signal.sum()), float(noise.sum()))
+
+
+def _relative(noise: Vector, signal: Vector) -> Vector:
+    """Norm of the difference over that of the original; 1 where the original answers nothing but zeros."""
+    ratio = np.divide(noise, signal, out=(noise > 0).astype(np.float64), where=signal > 0)
+    return np.sqrt(ratio)
 
 
 def _bits(logs: Array, labels: Array) -> Vector:
@@ -180,10 +184,16 @@ def _conclude(metric: Metric, scores: _Scores, seed: int) -> Comparison:
         original=_quality(metric, scores.original, seed),
         result=_quality(metric, scores.result, seed),
         change=change,
-        sqnr_db=10 * math.log10(scores.signal / scores.noise) if scores.noise and scores.signal else SQNR_OF_EQUAL_DB,
+        sqnr_db=_decibels(scores.signal, scores.noise),
         divergence=float(scores.divergence.mean()) if has_classes else None,
         token_accuracy=right if metric == "bits_per_token" else None,
     )
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return SQNR_OF_EQUAL_DB
+    return 10 * math.log10(max(signal / noise, SMALLEST_POWER_RATIO))
 
 
 def _quality(metric: Metric, values: Vector, seed: int) -> Quality:
