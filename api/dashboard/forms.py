@@ -1,0 +1,210 @@
+"""Forms made from a JSON Schema, and JSON read back from what a form sent."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from api.dashboard.formats import grouped, significant
+from api.errors import explain
+from core.errors import ModelpressError
+
+FieldKind = Literal["fixed", "choice", "flag", "integer", "number", "text", "list"]
+Schema = Mapping[str, Any]
+Texts = Mapping[str, str]
+
+_MARKS = (("minimum", "at least"), ("exclusiveMinimum", "more than"))
+_CEILINGS = (("maximum", "at most"), ("exclusiveMaximum", "less than"))
+
+
+@dataclass(frozen=True, slots=True)
+class FormField:
+    """One control. `name` is the dotted path into the request, such as `recipe.steps.0.calibration.samples`."""
+
+    name: str
+    label: str
+    group: str
+    kind: FieldKind
+    hint: str
+    value: str
+    choices: tuple[str, ...] = ()
+    error: str | None = None
+
+    @property
+    def identifier(self) -> str:
+        """The id of the control; an objection's link leads there."""
+        return "f-" + self.name.replace(".", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One property of a schema that a single control can hold."""
+
+    path: tuple[str, ...]
+    schema: Schema
+    group: str
+    default: object
+
+
+def fields(schema: Schema, prefix: str, *, texts: Texts, errors: Mapping[str, str]) -> tuple[FormField, ...]:
+    """The controls of a schema: what was typed, else the defaults; nested objects become groups."""
+    return tuple(_field(leaf, prefix, texts, errors) for leaf in leaves(schema))
+
+
+def read(schema: Schema, prefix: str, texts: Texts) -> dict[str, Any]:
+    """The JSON object that a form holds; empty controls are left out, so that the defaults apply."""
+    result: dict[str, Any] = {}
+    for leaf in leaves(schema):
+        text = texts.get(_name(prefix, leaf.path), "").strip()
+        kind = _kind(leaf.schema)
+        if kind == "fixed" or not text:
+            continue
+        target = result
+        for key in leaf.path[:-1]:
+            target = target.setdefault(key, {})
+        target[leaf.path[-1]] = _parse(text, kind, leaf.schema)
+    return result
+
+
+def texts_of(value: object, prefix: str = "") -> dict[str, str]:
+    """A JSON object as the texts of a form: the inverse of `read`."""
+    if isinstance(value, Mapping):
+        entries: Iterator[tuple[str, object]] = iter(value.items())
+    elif (
+        isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(item, Mapping) for item in value)
+    ):
+        entries = ((str(index), item) for index, item in enumerate(value))
+    else:
+        return {} if value is None else {prefix: _text(value)}
+    texts: dict[str, str] = {}
+    for key, item in entries:
+        texts |= texts_of(item, f"{prefix}.{key}" if prefix else key)
+    return texts
+
+
+def groups(fields: Sequence[FormField]) -> list[tuple[str, list[FormField]]]:
+    """Fields under headings, those without a heading last; a group of one field gives it its name instead."""
+    found: dict[str, list[FormField]] = {}
+    for field in fields:
+        found.setdefault(field.group, []).append(field)
+    plain = [
+        replace(field, label=f"{_title(group)} {field.label.lower()}") if group else field
+        for group, members in found.items()
+        if not group or len(members) == 1
+        for field in members
+    ]
+    headed = [(_title(group), members) for group, members in found.items() if group and len(members) > 1]
+    return [*headed, ("", plain)] if plain else headed
+
+
+def refusal(error: ValidationError, body: object) -> ModelpressError:
+    """The complaints of a schema about what a form stands for, as the API would word them."""
+    return explain([{**each, "loc": ("body", *each["loc"])} for each in error.errors()], body)
+
+
+def leaves(schema: Schema) -> tuple[Leaf, ...]:
+    """The properties of a schema, nested objects flattened, in the order in which they were written."""
+    return tuple(_walk(schema, schema.get("$defs", {}), (), "", {}))
+
+
+def _walk(
+    schema: Schema, definitions: Schema, path: tuple[str, ...], group: str, defaults: Mapping[str, object]
+) -> Iterator[Leaf]:
+    for key, written in schema.get("properties", {}).items():
+        inner = _resolve(written, definitions)
+        default = defaults.get(key, written.get("default"))
+        if "properties" in inner:
+            nested = default if isinstance(default, Mapping) else {}
+            yield from _walk(inner, definitions, (*path, key), key, nested)
+        else:
+            yield Leaf((*path, key), inner, group, default)
+
+
+def _resolve(schema: Schema, definitions: Schema) -> Schema:
+    """The schema behind a reference or an optional value, with the outer description."""
+    if "$ref" in schema:
+        return {**definitions[schema["$ref"].rsplit("/", 1)[1]], **schema}
+    options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
+    if len(options) == 1:
+        return {**_resolve(options[0], definitions), **schema, "optional": True}
+    return schema
+
+
+def _field(leaf: Leaf, prefix: str, texts: Texts, errors: Mapping[str, str]) -> FormField:
+    name = _name(prefix, leaf.path)
+    kind = _kind(leaf.schema)
+    default = "" if leaf.default is None else _text(leaf.default)
+    return FormField(
+        name=name,
+        label=_title(leaf.path[-1]),
+        group=leaf.group,
+        kind=kind,
+        hint=_hint(leaf.schema),
+        value=texts.get(name, default) if kind != "fixed" else _text(leaf.schema["const"]),
+        choices=tuple(str(choice) for choice in leaf.schema.get("enum", ())),
+        error=errors.get(name),
+    )
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _kind(schema: Schema) -> FieldKind:
+    if "const" in schema:
+        return "fixed"
+    if "enum" in schema:
+        return "choice"
+    kinds: dict[str, FieldKind] = {"integer": "integer", "number": "number", "array": "list", "boolean": "flag"}
+    return kinds.get(schema.get("type", ""), "text")
+
+
+def _hint(schema: Schema) -> str:
+    """Description, bounds and default in one sentence or two."""
+    bounds = [f"{word} {_number(schema[key])}" for key, word in (*_MARKS, *_CEILINGS) if key in schema]
+    said = [str(schema.get("description", "")).replace("`", "")]
+    if bounds:
+        said.append(", ".join(bounds).capitalize() + ".")
+    if schema.get("type") == "array":
+        said.append("Separate by commas.")
+    if schema.get("optional"):
+        said.append("Empty for none.")
+    return " ".join(part for part in said if part)
+
+
+def _number(value: float) -> str:
+    return grouped(value) if value == int(value) else significant(value)
+
+
+def _name(prefix: str, path: tuple[str, ...]) -> str:
+    return ".".join((prefix, *path) if prefix else path)
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_text(item) for item in value)
+    return str(value)
+
+
+def _parse(text: str, kind: FieldKind, schema: Schema) -> object:
+    """The text as JSON; what is no number stays text, for the schema's own complaint."""
+    if kind == "list":
+        items = schema.get("items", {})
+        return [
+            _parse(part.strip(), _kind(items), items) for part in text.replace("\n", ",").split(",") if part.strip()
+        ]
+    if kind == "flag":
+        return text == "true"
+    try:
+        if kind == "integer":
+            return int(text)
+        if kind == "number":
+            number = float(text)
+            return number if isfinite(number) else text
+    except ValueError:
+        return text
+    return text

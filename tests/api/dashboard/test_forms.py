@@ -1,0 +1,69 @@
+import pytest
+from pydantic import ValidationError
+
+from api.dashboard import forms
+from core.specs.methods import METHODS, method_name
+from core.specs.quantize import LinearQuantization
+from core.specs.recipe import Constraints, Target
+
+SCHEMA = LinearQuantization.model_json_schema()
+STEP = "recipe.steps.0"
+
+
+def shown(**texts: str) -> dict[str, forms.FormField]:
+    fields = forms.fields(SCHEMA, STEP, texts={f"{STEP}.{name}": text for name, text in texts.items()}, errors={})
+    return {field.name.removeprefix(f"{STEP}."): field for field in fields}
+
+
+def test_every_setting_of_every_method_has_a_control() -> None:
+    for method in METHODS:
+        names = {leaf.path[0] for leaf in forms.leaves(method.model_json_schema())}
+        assert names == set(method.model_fields), method_name(method)
+
+
+def test_controls_show_defaults_bounds_and_choices() -> None:
+    fields = shown()
+    assert fields["calibration.samples"].value == "512"
+    assert "At least 1, at most 100,000" in fields["calibration.samples"].hint
+    assert fields["calibration.method"].choices == ("minmax", "percentile", "mse", "entropy")
+    assert fields["weights.bits"].kind == "fixed"
+    assert fields["keep_float"].kind == "list"
+
+
+def test_what_was_typed_stays() -> None:
+    assert shown(saturation="seven_bit")["saturation"].value == "seven_bit"
+
+
+def test_the_defaults_read_back_as_the_default_step() -> None:
+    texts = {field.name: field.value for field in forms.fields(SCHEMA, STEP, texts={}, errors={})}
+    assert LinearQuantization.model_validate(forms.read(SCHEMA, STEP, texts)) == LinearQuantization()
+
+
+def test_a_request_survives_the_form() -> None:
+    step = LinearQuantization.model_validate(
+        {"calibration": {"method": "entropy", "samples": 64}, "keep_float": ["conv1", "fc2"], "saturation": "unsigned"}
+    )
+    texts = forms.texts_of(step.model_dump(mode="json"), STEP)
+    assert LinearQuantization.model_validate(forms.read(SCHEMA, STEP, texts)) == step
+
+
+def test_lists_of_numbers_and_empty_options() -> None:
+    read = forms.read(Target.model_json_schema(), "target", {"target.batch_sizes": "1, 8,32", "target.threads": " "})
+    assert read == {"batch_sizes": [1, 8, 32]}
+    assert forms.read(Constraints.model_json_schema(), "constraints", {"constraints.max_drop": "0.01"}) == {
+        "max_drop": 0.01
+    }
+
+
+@pytest.mark.parametrize("text", ["many", "nan", "inf", "1.5"])
+def test_what_is_no_number_is_left_to_the_schema(text: str) -> None:
+    read = forms.read(SCHEMA, STEP, {f"{STEP}.calibration.samples": text})
+    with pytest.raises(ValidationError):
+        LinearQuantization.model_validate(read)
+
+
+def test_a_group_of_one_field_gives_it_its_name() -> None:
+    grouped = forms.groups(tuple(shown().values()))
+    headings = {heading: [field.label for field in members] for heading, members in grouped}
+    assert headings["Calibration"] == ["Method", "Samples", "Percentile"]
+    assert "Weights bits" in headings[""]
