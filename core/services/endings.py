@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
-from core.database.tables import DatasetRow, JobRow, ModelRow, StepRow
+from core.database.tables import DatasetRow, JobRow, Json, ModelRow, StepRow
 from core.errors import CATALOGUE, ModelpressError
 from core.queue import enqueue
 from core.resources.shape import Failure
@@ -19,6 +19,12 @@ from core.settings import settings
 from core.states import JOB_MOVES, InspectionState, JobState, StepState
 
 LeasedRow = JobRow | ModelRow | DatasetRow
+
+_LEFT_RUNNING = {
+    JobState.SUCCEEDED: StepState.SUCCEEDED,
+    JobState.FAILED: StepState.FAILED,
+    JobState.CANCELLED: StepState.SKIPPED,
+}
 
 
 def move_job(job: JobRow, target: JobState) -> None:
@@ -32,10 +38,9 @@ def end_job(session: Session, job: JobRow, state: JobState, failure: Failure | N
     """The job reaches a final state."""
     move_job(job, state)
     job.finished_at = func.now()
-    job.error = failure.model_dump(mode="json") if failure else None
+    job.error = _dump(failure) if failure else None
     _let_go(job)
-    if state is not JobState.SUCCEEDED:
-        _close_steps(session, job, failed=state is JobState.FAILED)
+    _close_steps(session, job, _LEFT_RUNNING[state])
     stream.append_state(session, job)
     summary = {"name": job.name, "model": job.model_id, "attempt": job.attempt, **_outcome(job)}
     events.emit(session, f"job.{state}", job, state=state, summary=summary)
@@ -44,7 +49,7 @@ def end_job(session: Session, job: JobRow, state: JobState, failure: Failure | N
 def end_inspection(session: Session, row: ModelRow | DatasetRow, failure: Failure | None) -> None:
     """The inspection has an answer: `ready`, or `rejected` with the failure."""
     row.state = InspectionState.REJECTED if failure else InspectionState.READY
-    row.error = failure.model_dump(mode="json") if failure else None
+    row.error = _dump(failure) if failure else None
     _let_go(row)
     if isinstance(row, ModelRow):
         kind, summary = "model", models.summary_of(row)
@@ -94,11 +99,16 @@ def _let_go(row: LeasedRow) -> None:
     row.lease_owner = row.lease_expires_at = None
 
 
-def _close_steps(session: Session, job: JobRow, *, failed: bool) -> None:
-    mine = update(StepRow).where(StepRow.job_id == job.id)
-    running = StepState.FAILED if failed else StepState.SKIPPED
-    session.execute(mine.where(StepRow.state == StepState.RUNNING).values(state=running))
+def _close_steps(session: Session, job: JobRow, left_running: StepState) -> None:
+    mine = update(StepRow).where(StepRow.job_id == job.id).execution_options(synchronize_session=False)
+    session.execute(mine.where(StepRow.state == StepState.RUNNING).values(state=left_running))
     session.execute(mine.where(StepRow.state == StepState.PENDING).values(state=StepState.SKIPPED))
+
+
+def _dump(failure: Failure) -> Json:
+    """As JSON; what a runner said may hold a NUL, which PostgreSQL cannot store."""
+    plain = failure.model_dump(mode="json")
+    return {name: value.replace("\x00", "") if isinstance(value, str) else value for name, value in plain.items()}
 
 
 def _outcome(job: JobRow) -> dict[str, Any]:

@@ -69,7 +69,6 @@ def authenticate(session: Session, token: str) -> Principal:
     known = row.secret_sha256 if row else digest("")
     if not secrets.compare_digest(known, digest(secret)) or row is None:
         raise ModelpressError("unauthenticated", "The key is unknown, revoked or expired.")
-    _note_use(session, row.id)
     return Principal(tenant=row.tenant_id, scopes=scopes_of(row.scopes), key_id=row.id)
 
 
@@ -83,8 +82,8 @@ def find_live(session: Session, identifier: str) -> KeyRow | None:
     return session.scalars(statement).one_or_none()
 
 
-def _note_use(session: Session, identifier: str) -> None:
-    # Once a minute at most, so that a busy key costs no write a request.
+def touch(session: Session, identifier: str) -> None:
+    """Notes that a key was used; once a minute at most, so that a busy key costs no write a request."""
     stale = or_(KeyRow.last_used_at.is_(None), KeyRow.last_used_at < func.now() - timedelta(minutes=1))
     session.execute(update(KeyRow).where(KeyRow.id == identifier, stale).values(last_used_at=func.now()))
 

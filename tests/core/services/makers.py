@@ -15,6 +15,18 @@ from core.description import (
 from core.resources.job import JobCreate
 from core.resources.model import DatasetCreate, ModelCreate
 from core.services import datasets, jobs, models, uploads
+from core.services.attempts import StagedArtifact, StagedArtifactFile
+from core.verdict import (
+    Change,
+    Conditions,
+    ItemisedBytes,
+    Latency,
+    Measured,
+    Quality,
+    Reproduce,
+    Speedup,
+    Verdict,
+)
 
 SHA = "ab" * 32
 
@@ -104,3 +116,54 @@ def make_job(tenant: str, **changes: Any) -> str:
     asked = ask(make_model(tenant), make_dataset(tenant), **changes)
     with transaction() as session:
         return jobs.create(session, tenant, asked).id
+
+
+def measured(size: int, value: float) -> Measured:
+    return Measured(
+        bytes=size,
+        bytes_stripped=size,
+        bytes_xz=size,
+        parameters=8790,
+        macs=100_000,
+        planned_activation_bytes=20_000,
+        peak_rss_bytes=50_000_000,
+        load_ms=5.0,
+        quality=Quality(
+            metric="accuracy",
+            value=value,
+            higher_is_better=True,
+            low=value - 0.01,
+            high=value,
+            n=200,
+            split="evaluation",
+        ),
+        latency=(Latency(batch=1, median_ms=1.0, p95_ms=1.1, runs=50, low_ms=0.9, high_ms=1.1),),
+    )
+
+
+def make_verdict() -> Verdict:
+    return Verdict(
+        satisfied=True,
+        sentence="Four times smaller.",
+        original=measured(4000, 0.92),
+        result=measured(1000, 0.91),
+        change=Change(
+            size_ratio=4.0,
+            size_ratio_fp16=2.0,
+            quality=None,
+            speedup=(Speedup(batch=1, ratio=1.5, low=1.4, high=1.6, significant=True),),
+            activation_ratio=1.0,
+        ),
+        itemised_bytes=ItemisedBytes(weights=1000),
+        layers=(),
+        findings=(),
+        conditions=Conditions(
+            runtime="onnxruntime", threads=1, cpu="a cpu", flags=(), host_class="x", interleaved=True, noise_floor=0.01
+        ),
+        reproduce=Reproduce(recipe_sha256=SHA, plan=None, seed=0, versions={}, artifact_sha256=SHA),
+    )
+
+
+def make_artifacts(*kinds: str) -> list[StagedArtifact]:
+    file = StagedArtifactFile(filename="model.onnx", sha256=SHA, bytes=1000)
+    return [StagedArtifact(kind=kind, files=(file,)) for kind in kinds or ("model.onnx",)]

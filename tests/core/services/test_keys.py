@@ -21,6 +21,8 @@ def test_a_token_stands_for_its_tenant_and_scopes(tenant: str, session: Session)
     made = keys.create(session, tenant, KeyCreate(name="ci", scopes=("read", "jobs:write")))
     principal = keys.authenticate(session, made.token)
     assert principal == keys.Principal(tenant, frozenset({"read", "jobs:write"}), made.id)
+    keys.touch(session, made.id)
+    session.expire_all()
     assert keys.list_(session, tenant).data[0].last_used_at is not None
 
 
