@@ -55,6 +55,8 @@ class Settings(BaseSettings):
     inspect_seconds: float = Field(300, gt=0, description="Wall time of an inspection, in seconds.")
     inspect_memory_bytes: int = Field(8_000_000_000, gt=0, description="Memory of an inspection, in bytes.")
     scratch_bytes: int = Field(20 * 2**30, gt=0, description="Disk that one run may fill, in bytes.")
+    cache_bytes: int = Field(20 * 2**30, gt=0, description="Disk that staged inputs may fill on a host, in bytes.")
+    runner_module: str = Field("runner", description="The program that is run in the sandbox; another only in tests.")
     drain_seconds: float = Field(25, gt=0, description="Time that a worker has to let go of its job, in seconds.")
     idempotency_seconds: float = Field(86_400, gt=0, description="Life of an Idempotency-Key, in seconds.")
     session_seconds: float = Field(14 * 86_400, gt=0, description="Life of a browser session, in seconds.")

@@ -1,0 +1,85 @@
+"""The dispatcher: sends what committed transactions left in the outbox, and sweeps. Run it as often as you like.
+
+python -m workers.dispatch
+"""
+
+import os
+import signal
+import socket
+import threading
+import time
+from types import FrameType
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.database.session import transaction
+from core.queue import OUTBOX_CHANNEL, BrokerUnavailable, count_messages, publish
+from core.services import outbox, sweeps
+from core.settings import settings
+from workers import presence
+from workers.logs import configure_logs
+from workers.notices import listen
+
+_BATCH = 100
+_AGAIN_SECONDS = 1.0
+_log = structlog.get_logger(__name__)
+_wake = threading.Event()
+_stopped = threading.Event()
+
+
+def main() -> None:
+    """Dispatch until SIGTERM or SIGINT."""
+    configure_logs("dispatch")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    for target, arguments in ((_listen, ()), (presence.show_life, ("dispatch", settings().sandbox))):
+        threading.Thread(target=target, args=arguments, daemon=True).start()
+    _log.info("started", host=socket.gethostname(), pid=os.getpid())
+    swept_at = 0.0
+    while not _stopped.is_set():
+        try:
+            _drain()
+            if time.monotonic() - swept_at >= settings().sweep_seconds:
+                swept_at = time.monotonic()
+                _sweep()
+                _drain()
+        except SQLAlchemyError as error:
+            _log.warning("dispatch_failed", error=str(error))
+            _stopped.wait(_AGAIN_SECONDS)
+        _wake.wait(max(0.0, swept_at + settings().sweep_seconds - time.monotonic()))
+        _wake.clear()
+    _log.info("stopped")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    _stopped.set()
+    _wake.set()
+
+
+def _drain() -> None:
+    sent = _BATCH
+    while sent == _BATCH and not _stopped.is_set():
+        with transaction() as session:
+            sent = outbox.drain(session, publish, _BATCH)
+
+
+def _sweep() -> None:
+    try:
+        messages = count_messages()
+    except BrokerUnavailable as error:
+        _log.warning("broker_unavailable", error=str(error))
+        messages = None
+    with transaction() as session:
+        report = sweeps.sweep(session, messages)
+    if report != sweeps.SweepReport():
+        _log.info("swept", **{name: getattr(report, name) for name in report.__dataclass_fields__})
+
+
+def _listen() -> None:
+    listen(OUTBOX_CHANNEL, lambda _: _wake.set())
+
+
+if __name__ == "__main__":
+    main()

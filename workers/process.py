@@ -1,0 +1,122 @@
+"""One running runner: its pipes, what it uses, and the end of all its processes."""
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, final
+
+import psutil
+
+_GONE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a runner and its children hold: anonymous and shared memory in bytes, and how many processes they are."""
+
+    memory_bytes: int
+    processes: int
+
+
+class RunnerProcess(Protocol):
+    """A started runner with `stdout` and `stderr` as pipes."""
+
+    process: "subprocess.Popen[bytes]"
+
+    def end(self) -> int:
+        """Kill whatever is left of it, wait until all of it is gone, and give its exit code (negative: a signal)."""
+        ...
+
+
+@final
+class Namespaced:
+    """A runner in a process namespace of its own: when the first process of the namespace dies, all of it dies."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", first: int | None) -> None:
+        self.process = process
+        # A descriptor, not a number, since a number may belong to another process by the time it is used.
+        self._first = None
+        if first is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._first = os.pidfd_open(first)
+
+    def end(self) -> int:
+        """Kill whatever is left of it, wait until all of it is gone, and give its exit code (negative: a signal)."""
+        if self._first is None:
+            self.process.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._first, signal.SIGKILL)
+            # It is readable once the process has ended, and the kernel lets it end after all others of its namespace.
+            select.select([self._first], [], [], _GONE_SECONDS)
+            os.close(self._first)
+            self._first = None
+        code = self.process.wait(_GONE_SECONDS)
+        # bubblewrap says 128 + n for a program that signal n ended.
+        return 128 - code if code > 128 else code
+
+
+@final
+class Grouped:
+    """A runner without a sandbox: its process group and whatever children can be found are killed."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.process = process
+
+    def end(self) -> int:
+        """Kill whatever is left of it, wait until all of it is gone, and give its exit code (negative: a signal)."""
+        members = _members(self.process.pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for member in members:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
+        code = self.process.wait(_GONE_SECONDS)
+        psutil.wait_procs(members, timeout=_GONE_SECONDS)
+        return code
+
+
+def usage(pid: int) -> Usage:
+    """What the process `pid` and its children use now, memory that they share counted for each; zeros when gone."""
+    members = _members(pid)
+    return Usage(sum(_resident(member) for member in members), len(members))
+
+
+def shared_out_memory(pid: int) -> int:
+    """Bytes that the process and its children hold, memory that they share counted once. Slower than `usage`."""
+    return sum(_proportional(member) for member in _members(pid))
+
+
+def _members(pid: int) -> list[psutil.Process]:
+    try:
+        first = psutil.Process(pid)
+        return [first, *first.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _proportional(process: psutil.Process) -> int:
+    found = _field_sum(process, "smaps_rollup", ("Pss_Anon", "Pss_Shmem"))
+    return _resident(process) if found is None else found
+
+
+def _resident(process: psutil.Process) -> int:
+    # Pages of mapped files do not count: the kernel takes them back when it needs the memory.
+    found = _field_sum(process, "status", ("RssAnon", "RssShmem"))
+    if found is None:
+        with contextlib.suppress(psutil.Error):
+            return int(process.memory_info().rss)
+    return found or 0
+
+
+def _field_sum(process: psutil.Process, file: str, names: tuple[str, ...]) -> int | None:
+    try:
+        text = Path(f"/proc/{process.pid}/{file}").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return sum(int(fields.get(name, "0 kB").split()[0]) * 1024 for name in names)
