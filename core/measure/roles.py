@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import numpy as np
 import onnx
 
 from core.measure.onnx_graph import OnnxGraph
@@ -37,6 +38,7 @@ TRANSPARENT = frozenset(
 INTEGERS_OF_WEIGHTS = frozenset(
     {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
 )
+VALUES_OF_MASK = 2
 FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 )
@@ -86,6 +88,11 @@ def _is_constant(graph: OnnxGraph, name: str) -> bool:
 
 def _guess(tensor: onnx.TensorProto) -> Role:
     sizes = [size for size in tensor.dims if size != 1]
-    if not sizes or tensor.data_type not in FLOATS | INTEGERS_OF_WEIGHTS:
+    if not sizes or tensor.data_type not in FLOATS | INTEGERS_OF_WEIGHTS or _is_mask(tensor):
         return "graph"
     return "weights" if len(sizes) > 1 else "biases"
+
+
+def _is_mask(tensor: onnx.TensorProto) -> bool:
+    """Attention masks are tables of two values, what was trained is not."""
+    return len(np.unique(onnx.numpy_helper.to_array(tensor))) <= VALUES_OF_MASK

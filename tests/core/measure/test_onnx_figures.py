@@ -94,13 +94,16 @@ def test_a_codebook_and_its_indices_are_told_apart(onnx_file):
     assert count_costs(path, {"x": zeros(1, 20)}).parameters == 100
 
 
-def test_an_embedding_is_a_weight_and_shapes_are_graph(onnx_file):
+def test_embeddings_are_weights_masks_and_shapes_are_graph(onnx_file):
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["e"]),
         helper.make_node("Add", ["e", "position"], ["p"]),
-        helper.make_node("Reshape", ["p", "shape"], ["y"]),
+        helper.make_node("Add", ["p", "mask"], ["m"]),
+        helper.make_node("Reshape", ["m", "shape"], ["y"]),
     ]
-    constants = {"table": ones(10, 6), "position": ones(1, 4, 6), "shape": np.array([-1, 24])}
+    position = np.arange(24, dtype=np.float32).reshape(1, 4, 6)
+    mask = np.triu(np.full((4, 6), -np.inf, np.float32), 1)
+    constants = {"table": ones(10, 6), "position": position, "mask": mask, "shape": np.array([-1, 24])}
     path = onnx_file("e.onnx", nodes, {"ids": (TensorProto.INT64, ["n", 4])}, {"y": (FLOAT, ["n", 24])}, constants)
     assert itemise_bytes(path).weights == (60 + 24) * 4
     assert count_costs(path, {"ids": np.zeros((1, 4), np.int64)}).parameters == 84
