@@ -1,7 +1,10 @@
 """The form that asks for a job: made from the schemas, checked by a dry run, sent to the queue."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
+from secrets import token_hex
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -14,7 +17,7 @@ from api.errors import pointer
 from core.errors import ModelpressError
 from core.resources.job import DryRun, JobCreate
 from core.resources.system import Method
-from core.services import datasets, jobs, methods, models
+from core.services import datasets, idempotency, jobs, methods, models
 from core.specs.recipe import Constraints, Limits, Target
 from core.states import InspectionState
 
@@ -87,10 +90,25 @@ def queue_job(view: Done, texts: Texts) -> Response:
     try:
         # What a refused `create` began must not be committed with the page that says so.
         with view.session.begin_nested():
-            job = jobs.create(view.session, view.tenant, checked.asked)
-        return see(f"/jobs/{job.id}")
+            return see(queue_once(view, texts, checked.asked))
     except ModelpressError as error:
+        # The same form, sent twice by a double click: the first one is about to queue the job.
+        if error.code == "idempotency_in_flight":
+            return see("/jobs")
         return form_page(view, explained(texts, error), status=422)
+
+
+def queue_once(view: View, texts: Mapping[str, str], asked: JobCreate) -> str:
+    """Queue the job unless this very form has done so; the path of its page."""
+    fingerprint = sha256(json.dumps(sorted(texts.items())).encode()).hexdigest()
+    stored = idempotency.begin(view.session, view.tenant, f"form {fingerprint}", fingerprint)
+    if stored is not None:
+        return stored.headers["Location"]
+    path = f"/jobs/{jobs.create(view.session, view.tenant, asked).id}"
+    idempotency.finish(
+        view.session, view.tenant, f"form {fingerprint}", status=303, headers={"Location": path}, body=""
+    )
+    return path
 
 
 def check(view: View, texts: Mapping[str, str], *, plan: bool = True) -> Checked:
@@ -156,6 +174,7 @@ def form_page(view: View, checked: Checked, *, status: int = 200) -> Response:
             name: forms.fields(schema, name, texts=checked.texts, errors=checked.errors)
             for name, schema in SECTIONS.items()
         },
+        "once": token_hex(16),
         "field_of": field_of,
         "short_size": formats.short_size,
         "duration": formats.duration,
