@@ -103,6 +103,8 @@ def _plain_macs(node: fx.Node, values: dict[fx.Node, object]) -> int:
     shapes = [tuple(value.shape) for arg in node.args if isinstance(value := _value(arg, values), torch.Tensor)]
     if node.target in _PRODUCTS:
         return cast("torch.Tensor", values[node]).numel() * shapes[0][-1]
+    if node.target is aten.addmm.default:
+        return cast("torch.Tensor", values[node]).numel() * shapes[1][-1]
     if node.target is aten.scaled_dot_product_attention.default:
         query, key, value = shapes[:3]
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])

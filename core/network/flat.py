@@ -52,6 +52,13 @@ def is_path(name: str) -> bool:
     return re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII) is not None and len(name) <= 255
 
 
+def safe_path(path: str) -> str:
+    """The path with an underscore after each step that would hide an attribute of a module: `graph_` for `graph`."""
+    first, *others = path.split(".")
+    steps = [f"{first}_" if hasattr(fx.GraphModule, first) else first]
+    return ".".join(steps + [f"{step}_" if hasattr(nn.Module, step) else step for step in others])
+
+
 def ensure(root: nn.Module, path: str) -> nn.Module:
     """The module at a dotted path, made with all its parents where it is missing."""
     module = root

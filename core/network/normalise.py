@@ -8,11 +8,19 @@ import torch
 from torch import fx, nn
 
 from core.errors import ModelpressError
-from core.network.flat import find, place
+from core.network.flat import find
+from core.network.weight_slices import store_slices
 
 aten = torch.ops.aten
 _TRANSPOSES = (aten.permute.default, aten.t.default, aten.transpose.int, aten.numpy_T.default)
-_NOTHINGS = (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default, aten.detach_.default)
+_NOTHINGS = (
+    aten.alias.default,
+    aten.detach.default,
+    aten.lift_fresh_copy.default,
+    aten.clone.default,
+    aten.contiguous.default,
+)
+_VIEWS = (aten.view.default, aten._unsafe_view.default)
 _DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
 
 
@@ -21,21 +29,27 @@ def normalise(graph: fx.GraphModule) -> None:
 
     Raises `unsupported_graph` where the graph was exported in training mode.
     """
+    graph.graph.eliminate_dead_code()
     for node in list(graph.graph.nodes):
         _make_functional(node)
+    store_slices(graph)
+    turned: dict[str, str] = {}
     for node in list(graph.graph.nodes):
         if node.target in _DROPOUTS:
             _drop_dropout(node)
         elif node.target in _NOTHINGS or _casts_to_itself(node):
             _replace(node, cast("fx.Node", node.args[0]))
         elif node.target in (aten.linear.default, aten.matmul.default, aten.mm.default):
-            _use_weight(graph, node)
+            _use_weight(graph, node, turned)
         elif node.target in _FIRST_RESULTS:
             _take_first_result(node)
         elif node.target is aten.addmm.default:
-            _split_sum(graph, node)
+            _split_sum(graph, node, turned)
         elif node.target is aten.add.Tensor:
             _absorb_bias(graph, node)
+        elif node.target in _VIEWS:
+            # A view may need the copy before it that was dropped above.
+            node.target = aten.reshape.default
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
@@ -78,14 +92,14 @@ def _casts_to_itself(node: fx.Node) -> bool:
     return bool(source.meta["value"].dtype == node.meta["value"].dtype)
 
 
-def _use_weight(graph: fx.GraphModule, node: fx.Node) -> None:
+def _use_weight(graph: fx.GraphModule, node: fx.Node, turned: dict[str, str]) -> None:
     """Make x·W and x·Wᵀᵀ one linear call, where W is a stored matrix (in, out)."""
     source, factor = cast("fx.Node", node.args[0]), cast("fx.Node", node.args[1])
     is_linear = node.target is aten.linear.default
     transposed, stored = _stored_matrix(factor)
     if stored is None or source.op == "get_attr" or (is_linear and not transposed):
         return
-    weight = _transposed(graph, stored) if is_linear or not transposed else stored
+    weight = _transposed(graph, stored, turned) if is_linear or not transposed else stored
     bias = node.args[2] if is_linear and len(node.args) > 2 else None
     with graph.graph.inserting_before(node):
         linear = graph.graph.call_function(aten.linear.default, (source, weight, bias))
@@ -106,28 +120,40 @@ def _stored_matrix(factor: fx.Node) -> tuple[bool, fx.Node | None]:
     return False, None
 
 
-def _transposed(graph: fx.GraphModule, stored: fx.Node) -> fx.Node:
-    """A node for the stored matrix transposed; it takes over the name when nothing else uses the matrix."""
+def _transposed(graph: fx.GraphModule, stored: fx.Node, turned: dict[str, str]) -> fx.Node:
+    """A node for the stored matrix transposed; it takes over the name when nothing needs the matrix as it was."""
     path = str(stored.target)
-    matrix = find(graph, path)
-    turned = nn.Parameter(matrix.detach().t().contiguous())
-    others = {user for user in stored.users if user.target not in _TRANSPOSES} if len(stored.users) > 1 else set()
-    if others or sum(node.op == "get_attr" and node.target == path for node in graph.graph.nodes) > 1:
-        path = f"{path}_transposed"
-    place(graph, path, turned)
+    if path not in turned:
+        uses = [user for node in graph.graph.find_nodes(op="get_attr", target=path) for user in node.users]
+        turned[path] = path if all(_is_factor(user, path) for user in uses) else f"{path}_transposed"
+        matrix = find(graph, path).detach()
+        parent, _, leaf = turned[path].rpartition(".")
+        owner = graph.get_submodule(parent)
+        owner._parameters.pop(leaf, None)
+        owner._buffers.pop(leaf, None)
+        owner.register_parameter(leaf, nn.Parameter(matrix.t().contiguous()))
     with graph.graph.inserting_before(stored):
-        node = graph.graph.get_attr(path)
-    node.meta["value"] = turned.detach()
+        node = graph.graph.get_attr(turned[path])
+    node.meta["value"] = find(graph, turned[path]).detach()
     return node
 
 
-def _split_sum(graph: fx.GraphModule, node: fx.Node) -> None:
+def _is_factor(user: fx.Node, path: str) -> bool:
+    """Whether a call only multiplies by the matrix, which it does not transpose."""
+    if user.target not in (aten.matmul.default, aten.mm.default, aten.addmm.default):
+        return False
+    factor = user.args[2] if user.target is aten.addmm.default else user.args[1]
+    others = [argument for argument in user.all_input_nodes if argument is not factor]
+    return isinstance(factor, fx.Node) and factor.target == path and all(node.target != path for node in others)
+
+
+def _split_sum(graph: fx.GraphModule, node: fx.Node, turned: dict[str, str]) -> None:
     """Make b + x·Wᵀ of a decomposed export a linear call with bias."""
     bias, source, factor = (cast("fx.Node", argument) for argument in node.args[:3])
     transposed, stored = _stored_matrix(factor)
     if stored is None or bias.op != "get_attr" or bias.meta["value"].dim() != 1 or node.kwargs:
         return
-    weight = stored if transposed else _transposed(graph, stored)
+    weight = stored if transposed else _transposed(graph, stored, turned)
     with graph.graph.inserting_before(node):
         linear = graph.graph.call_function(aten.linear.default, (source, weight, bias))
     linear.meta["value"] = node.meta["value"]

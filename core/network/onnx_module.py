@@ -57,7 +57,7 @@ class OnnxModule(nn.Module):
         given = [values[name] if name else None for name in step.inputs]
         if call.operator in MEASURES:
             values[step.node.output[0]] = measure(call, given[0].shape if given[0] is not None else ())
-        elif any(isinstance(value, torch.Tensor) for value in given):
+        elif any(isinstance(value, torch.Tensor) for value in given) or self.is_weight(step):
             self.run_torch(step, given, values)
         elif any(map(_is_free, given)) and call.operator in SIZES:
             sizes = SIZES[call.operator](call, *(value for value in given if value is not None))
@@ -66,6 +66,10 @@ class OnnxModule(nn.Module):
             self.run_torch(step, given, values)
         else:
             values.update(zip(step.node.output, fold(step, given), strict=False))
+
+    def is_weight(self, step: Step) -> bool:
+        """Whether a node only transposes a stored weight, which must keep its identity."""
+        return step.call.operator == "Transpose" and step.inputs[0] in self.names.paths
 
     def run_torch(self, step: Step, given: list[Value], values: dict[str, Value]) -> None:
         """Run one node as calls of torch, which are traced."""

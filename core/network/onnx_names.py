@@ -1,13 +1,14 @@
 """Names for the weights of an ONNX graph: the user's own where the file still has them, else the kind and a number."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
-from torch import nn
+from numpy.typing import NDArray
 
-from core.network.flat import is_path
+from core.network.flat import is_path, safe_path
 
 # Operator -> (kind, input position -> name of the weight inside its layer).
 WEIGHT_SLOTS: Mapping[str, tuple[str, Mapping[int, str]]] = {
@@ -36,7 +37,7 @@ class WeightNames:
 
     def assign(self, name: str, wanted: str) -> None:
         """Place a constant at a free path, `wanted` or that with a number."""
-        wanted = ".".join(f"{step}_" if hasattr(nn.Module, step) else step for step in wanted.split("."))
+        wanted = safe_path(wanted)
         path, number = wanted, 1
         while any(_clash(path, other) for other in self.taken):
             number += 1
@@ -44,42 +45,54 @@ class WeightNames:
         self.taken.add(path)
         self.paths[name] = path
 
+    def free_layer(self, layer: str, leaves: Sequence[str]) -> str:
+        """`layer`, or that with a number where another layer has weights of these names there."""
+        wanted, number = layer, 1
+        while any(f"{layer}.{leaf}" in self.taken for leaf in leaves):
+            number += 1
+            layer = f"{wanted}_{number}"
+        return layer
+
     def count(self, kind: str) -> str:
         """The next name of a kind, such as `conv_2`."""
         self.counters[kind] = self.counters.get(kind, 0) + 1
         return f"{kind}_{self.counters[kind]}"
 
 
-def name_weights(nodes: Iterable[onnx.NodeProto], sizes: Mapping[str, int], stored: set[str]) -> WeightNames:
-    """Place every constant in `sizes` (elements of each); `stored` are those that the file stores as weights."""
+def name_weights(
+    nodes: Iterable[onnx.NodeProto], constants: Mapping[str, NDArray[np.generic]], stored: Collection[str]
+) -> WeightNames:
+    """Place every constant; `stored` are those that the file stores as weights.
+
+    What no layer uses is trained when it has a name and differing values: a position table is, a mask of zeros is not.
+    """
     names = WeightNames()
     nodes = list(nodes)
     for node in nodes:
         if node.op_type in WEIGHT_SLOTS:
-            _name_layer(node, nodes, sizes, names)
-    for name, size in sizes.items():
+            _name_layer(node, nodes, constants, names)
+    for name, array in constants.items():
         if name in names.paths:
             continue
         anonymous = not is_path(name) or _ANONYMOUS.fullmatch(name) is not None
         names.assign(name, names.count("constant") if anonymous else name)
-        if name in stored and size > 1 and not anonymous:
+        if name in stored and not anonymous and array.size > 1 and (array != array.flat[0]).any():
             names.trained.add(name)
     return names
 
 
-def _name_layer(
-    node: onnx.NodeProto, nodes: list[onnx.NodeProto], sizes: Mapping[str, int], names: WeightNames
-) -> None:
+def _name_layer(node: onnx.NodeProto, nodes: list[onnx.NodeProto], known: Collection[str], names: WeightNames) -> None:
     kind, slots = WEIGHT_SLOTS[node.op_type]
     weights = {
         node.input[position]: leaf
         for position, leaf in slots.items()
-        if position < len(node.input) and node.input[position] in sizes
+        if position < len(node.input) and node.input[position] in known
     }
     if all(name in names.paths for name in weights):
         return
-    hints = [*weights, *(_added(node, nodes, sizes) if node.op_type == "MatMul" else ())]
+    hints = [*weights, *(_added(node, nodes, known) if node.op_type == "MatMul" else ())]
     layer = next(filter(None, map(layer_of, hints)), None) or _scope(node) or names.count(kind)
+    layer = names.free_layer(layer, [leaf for name, leaf in weights.items() if name not in names.paths])
     for name, leaf in weights.items():
         if name not in names.paths:
             names.assign(name, name if layer_of(name) and "." in name else f"{layer}.{leaf}")
@@ -93,12 +106,12 @@ def layer_of(weight: str) -> str | None:
     return found.group(1) if found else None
 
 
-def _added(node: onnx.NodeProto, nodes: list[onnx.NodeProto], sizes: Mapping[str, int]) -> list[str]:
+def _added(node: onnx.NodeProto, nodes: list[onnx.NodeProto], known: Collection[str]) -> list[str]:
     """The constants that are added to a product: exporters write a linear layer as MatMul and Add."""
     users = [user for user in nodes if node.output[0] in user.input]
     if len(users) != 1 or users[0].op_type != "Add":
         return []
-    return [name for name in users[0].input if name in sizes]
+    return [name for name in users[0].input if name in known]
 
 
 def _scope(node: onnx.NodeProto) -> str | None:

@@ -61,8 +61,8 @@ def _load(model: onnx.ModelProto) -> tuple[OnnxModule, tuple[TensorDescription, 
     constants = dict(stored)
     steps = fold_constants([Step.of(node, opset) for node in graph.node], constants)
     used = {name for step in steps for name in step.inputs} | {output.name for output in graph.output}
-    sizes = {name: array.size for name, array in constants.items() if name in used}
-    names = name_weights([step.node for step in steps], sizes, set(stored))
+    needed = {name: array for name, array in constants.items() if name in used}
+    names = name_weights([step.node for step in steps], needed, stored)
     inputs = tuple(_describe(value) for value in graph.input if value.name not in stored)
     if not inputs:
         raise ModelpressError("unsupported_graph", "The graph has no inputs.")

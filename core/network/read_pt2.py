@@ -14,7 +14,7 @@ from core.description import TensorDescription
 from core.errors import ModelpressError
 from core.network.archive import Archive
 from core.network.aten_operators import resolve
-from core.network.flat import FlatProgram, dominant_dtype, is_assertion, is_path, place
+from core.network.flat import FlatProgram, dominant_dtype, is_assertion, is_path, place, safe_path
 from core.network.pt2_arguments import decode, lookup, single, symbol, widened
 from core.network.pt2_schema import ExportedProgram, Node, TensorMeta, Union
 from core.network.pt2_weights import STORED_DTYPES, plain_size, read_weights
@@ -118,8 +118,7 @@ class _Builder:
         if path not in self.weights:
             raise ModelpressError("corrupt_file", f"The archive has no bytes for the weight {path[:200]}.")
         tensor = self.weights[path]
-        if not is_path(path) or any(hasattr(nn.Module, step) for step in path.split(".")):
-            path = f"constant_{len(self.values)}"
+        path = safe_path(path) if is_path(path) else f"constant_{len(self.values)}"
         place(self.root, path, tensor)
         self.values[name] = self.graph.get_attr(path)
 

@@ -1,0 +1,200 @@
+"""Sizes that contain the batch: found by following shapes at another batch, and rewritten."""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from typing import cast
+
+import torch
+from torch import fx
+from torch.fx.node import Argument, Target
+
+from core.network.flat import run_shapes
+
+aten = torch.ops.aten
+# A view does not say which of its dimensions the batch went into; wrong guesses fail soon after, and others are tried.
+MAX_TRIES = 60
+_VIEWS = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+_FILLS = (aten.full.default, aten.zeros.default, aten.ones.default)
+_REPEATS = (aten.expand.default, aten.repeat.default)
+_JOINS = (aten.cat.default, aten.concat.default)
+_ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
+
+
+def free_sizes(
+    graph: fx.GraphModule, example: Sequence[torch.Tensor], accept: Callable[[fx.GraphModule], bool]
+) -> fx.GraphModule | None:
+    """A graph of the same layers whose sizes follow the batch of its inputs, or None where no reading is accepted."""
+    run_shapes(graph, example)
+    choices: list[int] | None = []
+    for _ in range(MAX_TRIES):
+        candidate = fx.GraphModule(graph, copy.deepcopy(graph.graph))
+        rewriter = _Rewriter(candidate, example, choices)
+        if rewriter.rewrite() and accept(candidate):
+            for node in candidate.graph.nodes:
+                node.meta.pop("value", None)
+            return candidate.eval()
+        choices = _next_choices(rewriter.made)
+        if choices is None:
+            break
+    return None
+
+
+def _next_choices(made: Sequence[tuple[int, int]]) -> list[int] | None:
+    """The choices to try after those made, the last one changed first; None when all were tried."""
+    left = list(made)
+    while left and left[-1][0] == left[-1][1] - 1:
+        left.pop()
+    if not left:
+        return None
+    return [choice for choice, _ in left[:-1]] + [left[-1][0] + 1]
+
+
+class _Rewriter(fx.Interpreter):
+    """Runs the graph at `probe` samples and compares shapes with those at `size` samples, in `node.meta["value"]`."""
+
+    def __init__(self, graph: fx.GraphModule, example: Sequence[torch.Tensor], choices: list[int]) -> None:
+        placeholders = graph.graph.find_nodes(op="placeholder")
+        with graph.graph.inserting_after(placeholders[-1]):
+            self.batch = graph.graph.call_function(aten.sym_size.int, (placeholders[0], 0))
+        super().__init__(graph, garbage_collect_values=False)
+        self.size = example[0].shape[0]
+        self.probe = 2 * self.size + 1
+        self.inputs = [tensor.new_zeros((self.probe, *tensor.shape[1:])) for tensor in example]
+        self.choices = choices
+        # The choice made at each view that could be read in several ways, and how many there were.
+        self.made: list[tuple[int, int]] = []
+        # Where the batch shares a dimension: how many elements of that dimension lie inside one step of the batch.
+        self.inner: dict[fx.Node, int] = {}
+
+    def rewrite(self) -> bool:
+        """Rewrite the graph; False where its sizes do not fit together."""
+        try:
+            with torch.no_grad():
+                self.run(*self.inputs)
+        except _ERRORS:
+            return False
+        graph = cast("fx.GraphModule", self.module)
+        graph.graph.eliminate_dead_code()
+        graph.recompile()
+        return True
+
+    def run_node(self, n: fx.Node) -> object:
+        if n.op == "get_attr":
+            self.adapt_constant(n)
+        elif n.target in _VIEWS:
+            self.adapt_view(n)
+        elif n.target in _REPEATS:
+            self.adapt_repeat(n)
+        elif n.target in _FILLS:
+            self.adapt_fill(n)
+        elif n.target in _JOINS:
+            self.adapt_join(n)
+        if n.target not in _VIEWS:
+            self.inherit(n)
+        return super().run_node(n)
+
+    def inherit(self, node: fx.Node) -> None:
+        """Most calls leave the batch in a dimension as their input has it."""
+        for source in node.all_input_nodes:
+            if source in self.inner:
+                self.inner[node] = self.inner[source]
+
+    def shapes(self, node: fx.Node) -> tuple[list[int], list[int]]:
+        """The shape of a node's value at `size` and at `probe` samples."""
+        return list(node.meta["value"].shape), list(cast("torch.Tensor", self.env[node]).shape)
+
+    def adapt_constant(self, node: fx.Node) -> None:
+        """Keep one row of a constant that repeats it for each of `size` samples; one row broadcasts."""
+        parent, _, leaf = str(node.target).rpartition(".")
+        owner = self.module.get_submodule(parent)
+        constant = owner._buffers.get(leaf)
+        if constant is None or constant.dim() < 2 or constant.shape[0] != self.size or self.size == 1:
+            return
+        if bool((constant == constant[:1]).all()):
+            owner.register_buffer(leaf, constant[:1].clone())
+
+    def adapt_view(self, node: fx.Node) -> None:
+        """Give the dimension that holds the batch the size -1."""
+        source, sizes = cast("fx.Node", node.args[0]), cast("list[Argument]", node.args[1])
+        before, now = self.shapes(source)
+        if before == now or any(isinstance(entry, fx.Node) for entry in sizes):
+            return
+        changed = [index for index, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1]]
+        if len(changed) != 1 or before[changed[0]] % self.size:
+            raise ValueError("the batch is in more than one dimension")
+        target = list(node.meta["value"].shape)
+        stride = _strides(before)[changed[0]] * self.inner.get(source, before[changed[0]] // self.size)
+        kept = {pair for index, pair in enumerate(_axes(before)) if index != changed[0]}
+        position = self.choose(_positions(target, stride, self.size, kept))
+        self.inner[node] = stride // _strides(target)[position]
+        target[position] = -1
+        node.update_arg(1, target)
+
+    def choose(self, positions: list[int]) -> int:
+        """The position that this run tries."""
+        if not positions:
+            raise ValueError("samples are mixed")
+        if len(positions) == 1:
+            return positions[0]
+        choice = self.choices[len(self.made)] if len(self.made) < len(self.choices) else 0
+        self.made.append((choice, len(positions)))
+        return positions[choice]
+
+    def adapt_repeat(self, node: fx.Node) -> None:
+        """Repeat to the batch what was repeated to `size`."""
+        source, sizes = cast("fx.Node", node.args[0]), list(cast("list[Argument]", node.args[1]))
+        before, now = self.shapes(source)
+        if not sizes or sizes[0] != self.size:
+            return
+        if before == now:
+            sizes[0] = self.batch
+        elif node.target is aten.expand.default and len(before) == len(sizes) and now[0] == self.probe:
+            sizes[0] = -1
+        node.update_arg(1, sizes)
+
+    def adapt_fill(self, node: fx.Node) -> None:
+        """Make constants for as many samples as there are."""
+        sizes = list(cast("list[Argument]", node.args[0]))
+        if len(sizes) > 1 and sizes[0] == self.size:
+            node.update_arg(0, [self.batch, *sizes[1:]])
+
+    def adapt_join(self, node: fx.Node) -> None:
+        """Repeat what is the same for all samples before it is joined to what is not."""
+        parts = list(cast("list[fx.Node]", node.args[0]))
+        axis = cast("int", node.args[1]) if len(node.args) > 1 else 0
+        shapes = [list(cast("torch.Tensor", self.env[part]).shape) for part in parts]
+        if axis % len(shapes[0]) == 0 or len({shape[0] for shape in shapes}) == 1:
+            return
+        for index, (part, shape) in enumerate(zip(parts, shapes, strict=True)):
+            if shape[0] == 1:
+                sizes: list[Argument] = [self.batch, *shape[1:]]
+                with node.graph.inserting_before(node):
+                    parts[index] = node.graph.call_function(aten.expand.default, (part, sizes))
+                self.env[parts[index]] = self.call_function(
+                    cast("Target", aten.expand.default), (self.env[part], [self.probe, *shape[1:]]), {}
+                )
+        node.update_arg(0, parts)
+
+
+def _positions(target: list[int], stride: int, size: int, kept: set[tuple[int, int]]) -> list[int]:
+    """The dimensions of `target` that can hold a batch of `size` samples `stride` apart, the likeliest first.
+
+    Likeliest is a dimension of its own, then one that is not among the (stride, length) `kept` from the input.
+    """
+    axes = _axes(target)
+    fitting = [
+        index
+        for index, (step, length) in enumerate(axes)
+        if step <= stride and stride * size <= step * length and stride % step == 0
+    ]
+    return sorted(fitting, key=lambda index: (axes[index] != (stride, size), axes[index] in kept, index))
+
+
+def _strides(shape: list[int]) -> list[int]:
+    return [math.prod(shape[index + 1 :]) for index in range(len(shape))]
+
+
+def _axes(shape: list[int]) -> list[tuple[int, int]]:
+    """Stride and length of each dimension, in row-major memory."""
+    return list(zip(_strides(shape), shape, strict=True))
