@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_
 
 from launch.stack import Options
 from launch.supervisor import Supervisor
+from tests.api import conftest as api_tests
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = [
@@ -58,7 +59,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield Service(supervisor, prepared.sign_in_url, prepared.key)
 
 
-@pytest.fixture(scope="session")
+# Playwright keeps an event loop in this thread, which would make `asyncio.run` fail in the tests of other modules.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """A Chromium without a window."""
     with sync_playwright() as playwright:
@@ -91,3 +93,8 @@ def page(context: BrowserContext, complaints: list[str]) -> Iterator[Page]:
     opened.on("pageerror", lambda error: complaints.append(str(error)))
     yield opened
     assert complaints == []
+
+
+# The API alone on a real socket, for tests that play the worker themselves.
+live = api_tests.live
+alice = api_tests.alice
