@@ -12,8 +12,8 @@ _DEBIAN = (["apt-get", "update", "-qq"], ["apt-get", "install", "-y", "-qq", "--
 
 
 def find_browser() -> str | None:
-    """A browser that starts: `MODELPRESS_BROWSER`, one on the PATH, or one that Playwright has downloaded."""
-    named = [os.environ.get("MODELPRESS_BROWSER"), *map(shutil.which, _NAMES), _MAC, _playwright_path()]
+    """A browser that starts: `MODELPRESS_TEST_BROWSER`, one on the PATH, or one that Playwright has downloaded."""
+    named = [os.environ.get("MODELPRESS_TEST_BROWSER"), *map(shutil.which, _NAMES), _MAC, _playwright_path()]
     return next((path for path in named if path and _starts(path)), None)
 
 

@@ -22,10 +22,10 @@ def main(arguments: list[str]) -> int:
         return run_on_servers(arguments[1:])
     browser = get_browser()
     if browser:
-        return run_pytest(arguments, {"MODELPRESS_BROWSER": browser})
+        return run_pytest(arguments, {"MODELPRESS_TEST_BROWSER": browser})
     code = run_pytest(["-m", "not browser", *arguments], {})
     say("The browser tests did NOT run: there is no Chromium here and none could be had.")
-    say("Install one (`apt-get install chromium`) or name one (`MODELPRESS_BROWSER=/path/to/chrome`).")
+    say("Install one (`apt-get install chromium`) or name one (`MODELPRESS_TEST_BROWSER=/path/to/chrome`).")
     return code or int(bool(os.environ.get("CI")))
 
 
