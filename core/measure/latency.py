@@ -8,25 +8,28 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter_ns
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 
-from core.measure.intervals import Vector, median_interval, median_ratio_interval
+from core.measure.intervals import Matrix, median_interval, median_ratio_interval
 from core.measure.runtime import Feed, open_session
 from core.verdict import Latency, Speedup
 
 RUNS = 50
+# The runs are spread over so many sets of fresh sessions: where their memory lies moves short times by some percent.
+BLOCKS = 5
 # A run of a short network is a burst of calls that takes about so long, since one call is not much above timer noise.
 RUN_NS = 2_000_000
 MOST_CALLS = 200
-WARM_UP_NS = 100_000_000
+WARM_UP_NS = 30_000_000
 WARM_UP_CALLS = 3
 BINS = 16
 TAIL_PERCENT = 99
 NS_PER_MS = 1e6
 
 Call = Callable[[], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,25 +44,35 @@ class LatencyComparison:
 
 @final
 class _Series:
-    """The timed calls of one session: of each run the median, and every call for the tail."""
+    """The timed calls of one file: of each run the median, by block, and every call for the tail."""
 
-    def __init__(self, call: Call) -> None:
-        self._call = call
-        self._calls = _count_calls(call)
-        self.runs: list[float] = []
+    def __init__(self) -> None:
+        self.blocks: list[list[float]] = []
         self.calls: list[int] = []
 
+    def open(self, call: Call) -> None:
+        """Begin a block with a fresh session."""
+        self._call = call
+        self._repeats = _count_calls(call)
+        self.blocks.append([])
+
     def run(self) -> None:
+        """Time one run."""
         # The first call of a burst pays for what the other sessions drove out of the caches.
-        if self._calls > 1:
+        if self._repeats > 1:
             self._call()
         times = []
-        for _ in range(self._calls):
+        for _ in range(self._repeats):
             start = perf_counter_ns()
             self._call()
             times.append(perf_counter_ns() - start)
-        self.runs.append(statistics.median(times))
+        self.blocks[-1].append(statistics.median(times))
         self.calls.extend(times)
+
+    @property
+    def runs(self) -> Matrix:
+        """Nanoseconds a call, (blocks, runs)."""
+        return np.array(self.blocks)
 
 
 def compare_latency(
@@ -71,20 +84,26 @@ def compare_latency(
     runs: int = RUNS,
     progress: Callable[[float], None] = lambda _: None,
 ) -> LatencyComparison:
-    """Time both files on `feed`; the caller holds the host's measuring lock.
+    """Time both files on `feed`, at least `runs` times each; the caller holds the host's measuring lock.
 
     Each round times original, result and a second session of the original, forwards and backwards in turn, so that
     drift of the machine falls on all of them. A speedup is significant when its 95 % interval excludes 1 and it is
     farther from 1 than the noise floor.
     """
-    series = [_Series(_bind(path, feed, threads)) for path in (original, result, original)]
+    paths = (original, result, original)
+    series = [_Series() for _ in paths]
+    in_block = math.ceil(runs / BLOCKS)
     with _without_collector():
-        for index in range(runs):
-            for one in series if index % 2 == 0 else reversed(series):
+        for index in range(in_block * BLOCKS):
+            # Forwards and backwards in turn: in the rounds of a block, and in opening its sessions.
+            if index % in_block == 0:
+                for one, path in _turn(list(zip(series, paths, strict=True)), index // in_block):
+                    one.open(_bind(path, feed, threads))
+            for one in _turn(series, index):
                 one.run()
-            progress((index + 1) / runs)
+            progress((index + 1) / (in_block * BLOCKS))
     batch = len(next(iter(feed.values())))
-    before, after, again = (np.array(one.runs) for one in series)
+    before, after, again = (one.runs for one in series)
     self_low, self_high = _ratio(before, again)[1:]
     floor = max(abs(self_low - 1), abs(self_high - 1))
     ratio, low, high = _ratio(before, after)
@@ -95,6 +114,10 @@ def compare_latency(
         speedup=Speedup(batch=batch, ratio=ratio, low=low, high=high, significant=significant),
         noise_floor=floor,
     )
+
+
+def _turn(items: list[T], index: int) -> list[T]:
+    return items if index % 2 == 0 else items[::-1]
 
 
 def _bind(path: Path, feed: Feed, threads: int) -> Call:
@@ -131,13 +154,13 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _ratio(before: Vector, after: Vector) -> tuple[float, float, float]:
+def _ratio(before: Matrix, after: Matrix) -> tuple[float, float, float]:
     interval = median_ratio_interval(before, after, seed=0)
     return float(np.median(before) / np.median(after)), interval.low, interval.high
 
 
 def _summarise(series: _Series, batch: int) -> Latency:
-    runs, calls = np.array(series.runs) / NS_PER_MS, np.array(series.calls) / NS_PER_MS
+    runs, calls = series.runs / NS_PER_MS, np.array(series.calls) / NS_PER_MS
     interval = median_interval(runs, seed=0)
     # What is beyond the 99th percentile is counted in the last bin.
     counts, edges = np.histogram(np.minimum(calls, np.percentile(calls, TAIL_PERCENT)), BINS)
@@ -145,7 +168,7 @@ def _summarise(series: _Series, batch: int) -> Latency:
         batch=batch,
         median_ms=float(np.median(runs)),
         p95_ms=float(np.percentile(calls, 95)),
-        runs=len(runs),
+        runs=runs.size,
         low_ms=interval.low,
         high_ms=interval.high,
         histogram=tuple((float(edge), int(count)) for edge, count in zip(edges[:-1], counts, strict=True)),
