@@ -66,6 +66,13 @@ _CODES = (
         "The difference is inside the spread of repeated runs, so it is no gain and no loss.",
     ),
     FindingCode(
+        "noisy_host",
+        "advice",
+        "Other work disturbed the timing",
+        "The original timed against itself differs by more than 10 %, so smaller changes of time cannot be seen. Run "
+        "the job again on a quiet machine.",
+    ),
+    FindingCode(
         "file_grew",
         "problem",
         "The file is larger than the original",

@@ -12,7 +12,9 @@ from core.verdict import Finding
 
 FEW_EVALUATION_SAMPLES = 1000
 FEW_CALIBRATION_SAMPLES = 100
-# Bar 24: quantize and dequantize nodes may take this share of the time.
+# Noise floor that a machine without other work stays below.
+NOISY = 0.1
+# Quantize and dequantize nodes may take this share of the time.
 CONVERSION_SHARE = 0.15
 # Planned memory fell by this factor, the measured one by less than this share of what was planned.
 PLANNED_FALL = 0.7
@@ -42,6 +44,7 @@ def judge(
     findings = [
         *limits,
         *(finding for latency in measured.latency for finding in _judge_time(latency)),
+        *_judge_noise(measured),
         *_judge_size(measured),
         *_judge_memory(measured),
         *_judge_quality(measured),
@@ -112,6 +115,16 @@ def _judge_time(latency: LatencyComparison) -> Iterator[Finding]:
             "slower_than_original",
             f"{moved}: {1 / speedup.ratio:.2f}× slower, 95 % interval {1 / speedup.high:.2f} to {1 / speedup.low:.2f}, "
             f"noise floor {100 * latency.noise_floor:.1f} %.",
+        )
+
+
+def _judge_noise(measured: Measurement) -> Iterator[Finding]:
+    worst = max(measured.latency, key=lambda latency: latency.noise_floor)
+    if worst.noise_floor > NOISY:
+        yield make_finding(
+            "noisy_host",
+            f"At batch {worst.speedup.batch} the original timed against itself differs by up to "
+            f"{100 * worst.noise_floor:.0f} %, so other work disturbed the timing.",
         )
 
 

@@ -119,6 +119,12 @@ def test_time_is_faster_or_slower_only_with_significance():
         assert codes(replace(GOOD, latency=(unclear,))) == (True, ["no_measurable_change"])
 
 
+def test_a_busy_machine_is_told():
+    noisy = replace(GOOD, latency=(FASTER, replace(FASTER, noise_floor=0.53)))
+    assert codes(noisy) == (True, ["noisy_host"])
+    assert "up to 53 %" in text(noisy, "noisy_host")
+
+
 def test_a_file_that_grew_is_told_loudly():
     judgement = judge(replace(GOOD, result=figures(5000, peak=50 * MB)), Constraints())
     assert [(f.code, f.severity) for f in judgement.findings] == [("file_grew", "problem")]
