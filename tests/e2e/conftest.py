@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 
 from launch.stack import Options
 from launch.supervisor import Supervisor
@@ -24,6 +24,11 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
+
+
+# Long enough for a machine that does much else; nothing here asserts how fast it is.
+PATIENCE_MS = 20_000
+expect.set_options(timeout=PATIENCE_MS)
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(params=[1440], ids=lambda width: f"{width}px")
 def context(browser: Browser, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
     opened = browser.new_context(viewport={"width": request.param, "height": 900}, accept_downloads=True)
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(PATIENCE_MS)
     yield opened
     opened.close()
 
