@@ -86,13 +86,16 @@ class _Sink:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes, /) -> int:
         """Keep the bytes until they are taken."""
         self._parts.append(bytes(data))
         return len(data)
 
     def flush(self) -> None:
         """Nothing to do; `ZipFile` asks for it."""
+
+    def close(self) -> None:
+        """Nothing to do either."""
 
     def take(self) -> bytes:
         """All bytes since the last time."""

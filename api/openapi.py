@@ -92,6 +92,6 @@ def text(document: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    from api.app import app
+    from api.app import create_app
 
-    Path(sys.argv[1]).write_text(text(app.openapi()))
+    Path(sys.argv[1]).write_text(text(create_app().openapi()))

