@@ -171,7 +171,9 @@ class Supervisor:
         if code is None:
             return False
         if code == _WRONG_CONFIGURATION:
-            raise LaunchError(f"The {each.part.name} worker cannot run here: {tail(self.log(each.part.name))}")
+            # Its last words are what is wrong and what to do about it.
+            words = " ".join(tail(self.log(each.part.name)).splitlines()[-2:])
+            raise LaunchError(f"The {each.part.name} worker cannot run here: {words}")
         now = time.monotonic()
         if each.start_at is None:
             each.wait = 0.5 if now - each.since > _STABLE_SECONDS else each.wait
