@@ -58,7 +58,7 @@ class Archive:
             raise ModelpressError("corrupt_file", f"The .pt2 archive has no {name}.")
         try:
             return self._zip.read(self._root + name)
-        except (zipfile.BadZipFile, EOFError, OSError) as error:
+        except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, OSError) as error:
             raise ModelpressError("corrupt_file", f"The entry {name} is damaged: {error}") from error
 
     def superfluous_bytes(self) -> int:

@@ -1,5 +1,6 @@
 """The flat graph: what every reader makes and `lift` takes, ATen calls over weights named as the user named them."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,13 @@ def dominant_dtype(weights: Iterable[tuple[str, int]]) -> str:
         if "float" in dtype:
             totals[dtype] = totals.get(dtype, 0) + size
     return max(totals, key=totals.__getitem__)
+
+
+def make_example(name: str, sizes: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros for an input; raises `unsupported_graph` where it would be larger than `MAX_VALUE_BYTES`."""
+    if math.prod(sizes) * dtype.itemsize > MAX_VALUE_BYTES:
+        raise ModelpressError("unsupported_graph", f"Input {name} has {math.prod(sizes)} elements.", node=name)
+    return torch.zeros(sizes, dtype=dtype)
 
 
 def is_path(name: str) -> bool:

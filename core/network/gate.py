@@ -46,10 +46,12 @@ def recognise(path: Path) -> Format:
 def _recognise_zip(path: Path) -> Format:
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
         raise ModelpressError("corrupt_file", f"The file begins like a zip archive but is damaged: {error}") from error
-    leaves = {name.rpartition("/")[2] for name in names}
+    if min((entry.header_offset for entry in entries), default=0):
+        raise ModelpressError("corrupt_file", "The file is cut off: what is found is only an archive inside of it.")
+    leaves = {entry.filename.rpartition("/")[2] for entry in entries}
     if "archive_format" in leaves:
         return "pt2"
     if "serialized_exported_program.json" in leaves:

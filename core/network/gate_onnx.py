@@ -26,10 +26,26 @@ def open_onnx(path: Path) -> onnx.ModelProto:
         raise ModelpressError("corrupt_file", f"The file is no valid ONNX protobuf: {error}") from error
     if not model.HasField("graph") or not model.graph.node:
         raise ModelpressError("corrupt_file", "The ONNX file has no graph, or one without nodes.")
+    if not all(isinstance(text, str) for text in _texts(model)):
+        raise ModelpressError("corrupt_file", "A name in the ONNX file is no UTF-8 text.")
     _check_versions(model)
     _check_tensors(model.graph)
     _check_nodes(model)
     return model
+
+
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """All names; the protobuf library gives bytes where one is no UTF-8."""
+    yield from (model.producer_name, model.producer_version)
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        yield value.name
+    for value in model.graph.input:
+        yield from (size.dim_param for size in value.type.tensor_type.shape.dim)
+    for node in model.graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _check_versions(model: onnx.ModelProto) -> None:

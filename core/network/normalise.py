@@ -139,7 +139,9 @@ def _transposed(graph: fx.GraphModule, stored: fx.Node, turned: dict[str, str]) 
 
 
 def _is_factor(user: fx.Node, path: str) -> bool:
-    """Whether a call only multiplies by the matrix, which it does not transpose."""
+    """Whether a call only multiplies by the matrix, as it is in x·W or twice transposed in a linear call."""
+    if user.target in _TRANSPOSES:
+        return all(other.target is aten.linear.default and other.args[1] is user for other in user.users)
     if user.target not in (aten.matmul.default, aten.mm.default, aten.addmm.default):
         return False
     factor = user.args[2] if user.target is aten.addmm.default else user.args[1]

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 from core.errors import ModelpressError
 from core.network.onnx_operators import OPERATORS
 from core.network.onnx_operators.call import Attribute, Call, Result
-from core.network.onnx_operators.elementwise import DTYPES
+from core.network.onnx_operators.elementwise import DTYPES, type_name
 
 Array = NDArray[np.generic]
 Value = torch.Tensor | Array | None
@@ -132,8 +132,8 @@ def to_tensor(array: Array) -> torch.Tensor:
 def to_array(tensor: onnx.TensorProto) -> Array:
     """The numbers of a stored tensor; raises `unsupported_graph` or `corrupt_file`."""
     if tensor.data_type not in DTYPES:
-        kind = onnx.TensorProto.DataType.Name(tensor.data_type)
-        raise ModelpressError("unsupported_graph", f"Tensor {tensor.name} is of type {kind}.", node=tensor.name)
+        sentence = f"Tensor {tensor.name} is of type {type_name(tensor.data_type)}."
+        raise ModelpressError("unsupported_graph", sentence, node=tensor.name)
     try:
         array: Array = numpy_helper.to_array(tensor)
     except (ValueError, TypeError) as error:

@@ -14,7 +14,7 @@ from core.description import TensorDescription
 from core.errors import ModelpressError
 from core.network.archive import Archive
 from core.network.aten_operators import resolve
-from core.network.flat import FlatProgram, dominant_dtype, is_assertion, is_path, place, safe_path
+from core.network.flat import FlatProgram, dominant_dtype, is_assertion, is_path, make_example, place, safe_path
 from core.network.pt2_arguments import decode, lookup, single, symbol, widened
 from core.network.pt2_schema import ExportedProgram, Node, TensorMeta, Union
 from core.network.pt2_weights import STORED_DTYPES, plain_size, read_weights
@@ -97,7 +97,7 @@ class _Builder:
             raise ModelpressError("unsupported_graph", f"Input {name} is of a type that is not read.", node=name)
         shape = tuple(symbol(size) if "as_expr" in size else plain_size(size) for size in meta.sizes)
         self.inputs.append(TensorDescription(name=name, dtype=str(dtype).removeprefix("torch."), shape=shape))
-        self.example.append(torch.zeros(self.example_sizes(meta), dtype=widened(dtype)))
+        self.example.append(make_example(name, self.example_sizes(meta), widened(dtype)))
         self.values[name] = self.graph.placeholder(name if name.isidentifier() else "x")
 
     def example_sizes(self, meta: TensorMeta) -> list[int]:

@@ -6,6 +6,7 @@ import torch
 from torch import fx, nn
 
 from core.description import TensorDescription
+from core.network.flat import make_example
 
 # What an integer input without a table is drawn from.
 _SMALL_INTEGERS = 2
@@ -39,7 +40,7 @@ def example_of(inputs: Sequence[TensorDescription], *, batch: int, free: int = 1
         shape = [
             size if isinstance(size, int) else batch if index == 0 else free for index, size in enumerate(value.shape)
         ]
-        example.append(torch.zeros(shape, dtype=torch.float32 if dtype.is_floating_point else dtype))
+        example.append(make_example(value.name, shape, torch.float32 if dtype.is_floating_point else dtype))
     return tuple(example)
 
 

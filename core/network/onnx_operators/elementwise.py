@@ -28,6 +28,11 @@ DTYPES: Mapping[int, torch.dtype] = {
 }
 
 
+def type_name(number: int) -> str:
+    """The standard's name of an element type, or its number where there is none."""
+    return TensorProto.DataType.Name(number) if number in TensorProto.DataType.values() else str(number)
+
+
 def unary(run: Callable[..., Tensor]) -> Operator:
     """An operator of one tensor without attributes."""
     return Operator(lambda _call, x: run(x))
@@ -93,7 +98,7 @@ def cast(call: Call, x: Tensor) -> Tensor:
     """Cast to a type of `DTYPES`."""
     to = call.integer("to", 0)
     if to not in DTYPES:
-        call.refuse(f"the type {TensorProto.DataType.Name(to)} is not read")
+        call.refuse(f"the type {type_name(to)} is not read")
     return x.to(DTYPES[to])
 
 
