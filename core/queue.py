@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 from celery import Celery
 from kombu.entity import Queue
-from kombu.exceptions import ChannelError, OperationalError
+from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -85,16 +85,8 @@ def publish(task: str, subject_id: str) -> None:
 def count_messages() -> dict[str, int]:
     """How many messages wait in each queue; raises BrokerUnavailable."""
     try:
-        with app.connection_for_read() as connection:
-            channel = connection.default_channel
-            return {name: _count(channel, name) for name in QUEUES}
+        with app.connection_for_read() as connection, connection.channel() as channel:
+            # Not passively: kombu 5.7 looks for an undeclared queue without the prefix of its key.
+            return {name: int(channel.queue_declare(queue=name).message_count) for name in QUEUES}
     except (OperationalError, RedisError, OSError) as error:
         raise BrokerUnavailable(str(error)) from error
-
-
-def _count(channel: Any, queue: str) -> int:
-    try:
-        return int(channel.queue_declare(queue=queue, passive=True).message_count)
-    except ChannelError:
-        # A queue that nothing was ever sent to does not exist in Redis.
-        return 0

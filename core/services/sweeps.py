@@ -116,7 +116,7 @@ def _inspect_again(session: Session, row_class: type[ModelRow] | type[DatasetRow
 def _send_again(session: Session, messages: Mapping[str, int]) -> int:
     """A message for each thing that waits, less those that are on their way: never more messages than waiting work."""
     counts = select(OutboxRow.queue, func.count()).where(OutboxRow.sent_at.is_(None)).group_by(OutboxRow.queue)
-    unsent: dict[str, int] = dict(session.execute(counts).tuples().all())
+    unsent: dict[str, int] = dict(iter(session.execute(counts)))
     sent = 0
     for task, subjects in waiting(session).items():
         queue = QUEUE_OF[task]

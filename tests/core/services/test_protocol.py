@@ -1,0 +1,243 @@
+"""The job protocol as a state machine: whatever users, workers, crashes and sweeps do, in whatever order."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from core.database.session import transaction
+from core.errors import ModelpressError
+from core.messages import LogMessage
+from core.resources.shape import Failure
+from core.resources.webhook import WebhookCreate
+from core.services import attempts, jobs, leases, sweeps, webhooks
+from core.services.leases import Lease, LeaseLost
+from core.settings import settings as service_settings
+from tests.conftest import make_tenant
+from tests.core.services.makers import ask, make_artifacts, make_dataset, make_model, make_verdict
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+WORKERS = st.sampled_from(["one", "two", "three"])
+
+
+@dataclass
+class Expected:
+    """What the machine believes of a job."""
+
+    state: str = "queued"
+    epoch: int = 0
+    losses: int = 0
+    cancel: bool = False
+    due: bool = True
+    expired: bool = False
+
+
+class Protocol(RuleBasedStateMachine):
+    jobs = Bundle("jobs")
+    leases = Bundle("leases")
+
+    def __init__(self) -> None:
+        super().__init__()
+        with transaction() as session:
+            session.execute(text("TRUNCATE tenants, outbox CASCADE"))
+        self.tenant = make_tenant()
+        self.asked = ask(make_model(self.tenant), make_dataset(self.tenant))
+        with transaction() as session:
+            webhooks.create(session, self.tenant, WebhookCreate(url="http://127.0.0.1:9/", events=("job.*",)))
+        self.expected: dict[str, Expected] = {}
+
+    @rule(target=jobs)
+    def submit(self) -> str:
+        with transaction() as session:
+            job = jobs.create(session, self.tenant, self.asked).id
+        self.expected[job] = Expected()
+        return job
+
+    @rule(target=leases, worker=WORKERS)
+    def hear_a_message(self, worker: str) -> object:
+        """First, repeated, late: all messages are alike."""
+        with transaction() as session:
+            claim = attempts.claim(session, worker)
+        waiting = [job for job, expected in self.expected.items() if expected.state == "queued" and expected.due]
+        assert (claim.lease.id if claim else None) == (waiting[0] if waiting else None)
+        if claim is None:
+            return multiple()
+        expected = self.expected[claim.lease.id]
+        expected.state, expected.epoch, expected.expired = "running", expected.epoch + 1, False
+        assert claim.lease.epoch == expected.epoch
+        return claim.lease
+
+    @rule(lease=leases)
+    def beat(self, lease: Lease) -> None:
+        with transaction() as session:
+            beat = leases.renew(session, lease)
+        if self.holds(lease):
+            assert beat is not None
+            assert beat.cancel == self.expected[lease.id].cancel
+            self.expected[lease.id].expired = False
+        else:
+            assert beat is None
+
+    @rule(lease=leases)
+    def say(self, lease: Lease) -> None:
+        self.write(lease, lambda session: attempts.record_logs(session, lease, [LogMessage(text="hello")]))
+
+    @rule(lease=leases)
+    def finish(self, lease: Lease) -> None:
+        if self.write(lease, lambda session: attempts.finish(session, lease, make_verdict(), make_artifacts())):
+            self.end(lease.id, "succeeded")
+
+    @rule(lease=leases)
+    def fail(self, lease: Lease) -> None:
+        failure = Failure(code="invalid_data", detail="No.")
+        if self.write(lease, lambda session: attempts.fail(session, lease, failure)):
+            self.end(lease.id, "failed")
+
+    @rule(lease=leases)
+    def drain(self, lease: Lease) -> None:
+        if self.write(lease, lambda session: leases.release(session, lease)):
+            self.end(lease.id, "queued")
+            self.expected[lease.id].due = True
+
+    @rule(lease=leases)
+    def lose_the_runner(self, lease: Lease) -> None:
+        if self.write(lease, lambda session: leases.lose(session, lease, "killed")):
+            self.lose(lease.id)
+
+    @rule(job=jobs)
+    def let_the_lease_run_out(self, job: str) -> None:
+        with transaction() as session:
+            statement = "UPDATE jobs SET lease_expires_at = now() - interval '1 s' WHERE id = :id AND state = 'running'"
+            session.execute(text(statement), {"id": job})
+        self.expected[job].expired = self.expected[job].state == "running"
+
+    @rule()
+    def let_waits_pass(self) -> None:
+        with transaction() as session:
+            session.execute(text("UPDATE jobs SET run_after = now()"))
+        for expected in self.expected.values():
+            expected.due = True
+
+    @rule(messages=st.one_of(st.none(), st.integers(0, 3)))
+    def sweep(self, messages: int | None) -> None:
+        with transaction() as session:
+            report = sweeps.sweep(session, None if messages is None else {"compute": messages})
+            unsent = session.scalar(text("SELECT count(*) FROM outbox WHERE queue = 'compute' AND sent_at IS NULL"))
+        lost = [job for job, expected in self.expected.items() if expected.state == "running" and expected.expired]
+        assert report.lost_jobs == len(lost)
+        for job in lost:
+            self.lose(job)
+        if messages is not None:
+            waiting = sum(expected.state == "queued" and expected.due for expected in self.expected.values())
+            assert (unsent or 0) + messages >= waiting
+            assert report.sent_again == 0 or (unsent or 0) + messages == waiting
+
+    @rule()
+    def send_the_outbox(self) -> None:
+        with transaction() as session:
+            session.execute(text("UPDATE outbox SET sent_at = now()"))
+
+    @rule(job=jobs)
+    def cancel(self, job: str) -> None:
+        expected = self.expected[job]
+        if expected.state in ("succeeded", "failed"):
+            with pytest.raises(ModelpressError, match="already"), transaction() as session:
+                jobs.cancel(session, self.tenant, job)
+            return
+        with transaction() as session:
+            jobs.cancel(session, self.tenant, job)
+        if expected.state == "queued":
+            expected.state = "cancelled"
+        expected.cancel = expected.cancel or expected.state == "running"
+
+    @invariant()
+    def the_database_agrees(self) -> None:
+        with transaction() as session:
+            rows = session.execute(text(_STATE)).mappings().all()
+        assert len(rows) == len(self.expected)
+        for row in rows:
+            expected = self.expected[row["id"]]
+            assert (row["state"], row["epoch"], row["worker_losses"]) == (
+                expected.state,
+                expected.epoch,
+                expected.losses,
+            )
+            assert row["leased"] == (expected.state == "running")
+            assert row["artifacts"] == (expected.state == "succeeded")
+            assert row["endings"] == (expected.state in TERMINAL)
+            assert row["told"] == row["endings"]
+            assert row["stream_seq"] == row["streamed"] == row["last"]
+
+    def holds(self, lease: Lease) -> bool:
+        expected = self.expected[lease.id]
+        return expected.state == "running" and expected.epoch == lease.epoch
+
+    def write(self, lease: Lease, act: object) -> bool:
+        """One fenced write: it must succeed exactly if the lease is still held."""
+        if not self.holds(lease):
+            with pytest.raises(LeaseLost), transaction() as session:
+                act(session)
+            return False
+        with transaction() as session:
+            act(session)
+        return True
+
+    def end(self, job: str, state: str) -> None:
+        expected = self.expected[job]
+        expected.state = "cancelled" if expected.cancel else state
+        expected.expired = False
+
+    def lose(self, job: str) -> None:
+        expected = self.expected[job]
+        expected.losses += 1
+        self.end(job, "failed" if expected.losses >= 3 else "queued")
+        expected.due = expected.losses == 1
+
+
+_STATE = """
+SELECT j.id, j.state, j.epoch, j.worker_losses, j.stream_seq,
+  j.lease_owner IS NOT NULL AND j.lease_expires_at IS NOT NULL AS leased,
+  (SELECT count(*) FROM artifacts a WHERE a.job_id = j.id AND a.state = 'final') AS artifacts,
+  (SELECT count(*) FROM events e WHERE e.subject_id = j.id AND e.type <> 'job.running') AS endings,
+  (SELECT count(*) FROM deliveries d JOIN events e ON e.id = d.event_id
+    WHERE e.subject_id = j.id AND e.type <> 'job.running') AS told,
+  (SELECT count(*) FROM stream s WHERE s.job_id = j.id) AS streamed,
+  (SELECT coalesce(max(seq), 0) FROM stream s WHERE s.job_id = j.id) AS last
+FROM jobs j
+"""
+
+
+def run(examples: int, steps: int) -> None:
+    run_state_machine_as_test(
+        Protocol,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            # Shrinking a run against a real database takes minutes, and its trace reads well as it is.
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+@pytest.fixture
+def with_a_receiver(database: str, monkeypatch: pytest.MonkeyPatch) -> Session | None:
+    monkeypatch.setenv("MODELPRESS_WEBHOOK_ALLOW", '["127.0.0.0/8"]')
+    service_settings.cache_clear()
+
+
+@pytest.mark.usefixtures("with_a_receiver")
+def test_the_protocol_holds() -> None:
+    run(examples=12, steps=40)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("with_a_receiver")
+def test_the_protocol_holds_for_long() -> None:
+    run(examples=60, steps=80)
