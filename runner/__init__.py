@@ -1,0 +1,1 @@
+"""The only program that loads torch; reads files and a request, writes files and JSON lines."""

@@ -10,8 +10,8 @@ from core.specs.quantize import Calibration
 
 LEVELS = 256
 _CANDIDATES = np.linspace(1.0, 0.3, 71)
-# Enough bins for a distribution over 128 positive levels (Migacz 2017 uses 2,048 for one side).
-_ENTROPY_BINS = 4096
+# A bin that alone holds more than this share is one value, not a piece of a distribution.
+_SPIKE = 0.01
 _TINY = 1e-12
 
 Range = tuple[float, float]
@@ -24,13 +24,13 @@ def choose_range(histogram: Histogram, calibration: Calibration) -> Range:
     return _CRITERIA[calibration.method](histogram, calibration)
 
 
-def _minmax(histogram: Histogram, calibration: Calibration) -> Range:  # noqa: ARG001  one signature for all criteria
+def _minmax(histogram: Histogram, calibration: Calibration | None = None) -> Range:  # noqa: ARG001  one signature for all criteria
     return min(histogram.low, 0.0), max(histogram.high, 0.0)
 
 
 def _percentile(histogram: Histogram, calibration: Calibration) -> Range:
     """Cut half of what is not kept at each end."""
-    low, high = _minmax(histogram, calibration)
+    low, high = _minmax(histogram)
     cumulative = np.cumsum(histogram.counts) / histogram.counts.sum()
     tail = (1 - calibration.percentile / 100) / 2
     half_bin = histogram.radius / histogram.counts.size
@@ -39,9 +39,9 @@ def _percentile(histogram: Histogram, calibration: Calibration) -> Range:
     return max(low, min(float(lower), 0.0)), min(high, max(float(upper), 0.0))
 
 
-def _mse(histogram: Histogram, calibration: Calibration) -> Range:
+def _mse(histogram: Histogram, calibration: Calibration) -> Range:  # noqa: ARG001  one signature for all criteria
     """Smallest mean squared rounding and clipping error; both ends together first, then each alone."""
-    low, high = _minmax(histogram, calibration)
+    low, high = _minmax(histogram)
     used = histogram.counts > 0
     values, weights = histogram.centres[used], histogram.counts[used].astype(np.float64)
 
@@ -64,29 +64,40 @@ def _squared_error(values: NDArray[np.float64], weights: NDArray[np.float64], en
     return float(np.dot(weights, np.square((integers - zero) * scale - values)))
 
 
-def _entropy(histogram: Histogram, calibration: Calibration) -> Range:
-    """Smallest Kullback-Leibler divergence of the rounded from the clipped distribution (Migacz, GTC 2017)."""
-    low, high = _minmax(histogram, calibration)
-    used = histogram.counts > 0
-    values, weights = histogram.centres[used], histogram.counts[used].astype(np.float64)
+def _entropy(histogram: Histogram, calibration: Calibration) -> Range:  # noqa: ARG001  one signature for all criteria
+    """Smallest Kullback-Leibler divergence of the rounded from the clipped distribution (Migacz, GTC 2017).
+
+    A value that occurs again and again (the zeros of a ReLU, a background) is no part of the distribution's shape and
+    would outweigh it, so it is left out.
+    """
+    low, high = _minmax(histogram)
+    weights = histogram.counts.astype(np.float64)
+    weights[weights > _SPIKE * weights.sum()] = 0.0
+    used = weights > 0
+    if not used.any():
+        return low, high
+    values, weights = histogram.centres[used], weights[used]
     ends = [(low * share, high * share) for share in _CANDIDATES]
     return min(ends, key=lambda candidate: _divergence(values, weights, candidate))
 
 
 def _divergence(values: NDArray[np.float64], weights: NDArray[np.float64], ends: Range) -> float:
-    width = max(ends[1] - ends[0], _TINY)
+    """KL(P‖Q): in P what is outside lies in the outermost bin inside, in Q each level is spread over its bins."""
     inside = (values >= ends[0]) & (values <= ends[1])
-    position = np.clip((values - ends[0]) / width * _ENTROPY_BINS, 0, _ENTROPY_BINS - 1).astype(np.int64)
-    clipped = np.bincount(position, weights=weights, minlength=_ENTROPY_BINS)
-    kept = np.bincount(position[inside], weights=weights[inside], minlength=_ENTROPY_BINS)
-    # Each level spreads what it holds evenly over its bins that are not empty.
-    level = np.arange(_ENTROPY_BINS) * LEVELS // _ENTROPY_BINS
+    if inside.sum() < LEVELS:
+        return float("inf")
+    first, last = np.flatnonzero(inside)[[0, -1]]
+    kept = weights[first : last + 1]
+    clipped = kept.copy()
+    clipped[0] += weights[:first].sum()
+    clipped[-1] += weights[last + 1 :].sum()
+    width = max(ends[1] - ends[0], _TINY)
+    level = np.round((values[first : last + 1] - ends[0]) / width * (LEVELS - 1)).astype(np.int64)
     mass = np.bincount(level, weights=kept, minlength=LEVELS)
-    filled = np.bincount(level, weights=kept > 0, minlength=LEVELS)
-    rounded = np.where(kept > 0, (mass / np.maximum(filled, 1))[level], 0.0)
-    p, q = clipped / clipped.sum(), rounded / max(rounded.sum(), _TINY)
-    held = p > 0
-    return float(np.sum(p[held] * np.log(p[held] / np.maximum(q[held], _TINY))))
+    bins = np.bincount(level, minlength=LEVELS)
+    rounded = (mass / np.maximum(bins, 1))[level]
+    p, q = clipped / clipped.sum(), rounded / rounded.sum()
+    return float(np.sum(p * np.log(p / np.maximum(q, _TINY))))
 
 
 _CRITERIA: Mapping[str, Callable[[Histogram, Calibration], Range]] = {

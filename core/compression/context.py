@@ -1,0 +1,61 @@
+"""What a method is given besides the network and its spec: data, wishes, and a way to say how far it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, final
+
+from core.data.dataset import Dataset
+from core.errors import ModelpressError
+from core.messages import LogMessage, Message, MetricMessage, ProgressMessage
+from core.specs.recipe import Constraints, Target
+
+Emit = Callable[[Message], None]
+Level = Literal["debug", "info", "warning", "error"]
+
+LOG_LIMIT = 4000
+MESSAGE_LIMIT = 500
+
+
+@final
+@dataclass(frozen=True)
+class Context:
+    """Of one step of a job. `threads` are those of the target; whatever is random starts from `seed`."""
+
+    step: str
+    index: int
+    dataset: Dataset | None
+    target: Target
+    constraints: Constraints
+    seed: int
+    emit: Emit
+    # Where the step begins and ends, as fractions of the whole job.
+    span: tuple[float, float] = (0.0, 1.0)
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Say how far the step is, 0 … 1."""
+        begin, end = self.span
+        share = begin + (end - begin) * min(max(fraction, 0.0), 1.0)
+        self.emit(ProgressMessage(step=self.index, method=self.step, fraction=share, message=message[:MESSAGE_LIMIT]))
+
+    def log(self, text: str, level: Level = "info") -> None:
+        """Add a line to the job's log."""
+        self.emit(LogMessage(level=level, step=self.step, text=text[:LOG_LIMIT]))
+
+    def metric(self, name: str, value: float, *, unit: str = "", split: str | None = None, layer: str = "") -> None:
+        """Add a number to the job's metrics; `layer` names the layer it is about."""
+        self.emit(
+            MetricMessage(
+                name=name,
+                value=value,
+                unit=unit,
+                split=split,
+                step=self.step,
+                conditions={"layer": layer} if layer else {},
+            )
+        )
+
+    def needed_dataset(self) -> Dataset:
+        """The data set of the job; raises `missing_data` when it has none."""
+        if self.dataset is None:
+            raise ModelpressError("missing_data", f"{self.step} needs a data set.", step=self.step)
+        return self.dataset

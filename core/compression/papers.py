@@ -1,0 +1,110 @@
+"""The papers that come with a result: report, recipe, plan, log, and a README for whoever gets the file."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from pydantic import JsonValue
+
+from core.compression.method import Report
+from core.description import ModelDescription, TensorDescription
+from core.messages import RunJob
+from core.verdict import Reproduce, Verdict
+
+_PACKAGES = ("modelpress", "torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors")
+PLAN = "plan.json"
+
+
+def versions() -> dict[str, str]:
+    """Of all that decides the bytes of a file."""
+    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
+    return {**found, "python": platform.python_version()}
+
+
+def reproduce_of(request: RunJob, artifact: Path) -> Reproduce:
+    """What is needed to make `artifact` again."""
+    recipe = request.recipe.model_dump_json().encode()
+    return Reproduce(
+        recipe_sha256=hashlib.sha256(recipe).hexdigest(),
+        plan=PLAN,
+        seed=request.seed,
+        versions=versions(),
+        artifact_sha256=hashlib.sha256(artifact.read_bytes()).hexdigest(),
+    )
+
+
+@final
+@dataclass(frozen=True)
+class Papers:
+    """Writes what is told beside the model's files."""
+
+    request: RunJob
+    description: ModelDescription
+    reports: tuple[Report, ...]
+
+    def write(self, folder: Path, verdict: Verdict, log: list[str]) -> None:
+        """Write all papers into `folder`."""
+        _write_json(folder / PLAN, self._plan())
+        _write_json(folder / "recipe.json", self.request.recipe.model_dump(mode="json"))
+        (folder / "report.json").write_text(verdict.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (folder / "README.md").write_text(self._readme(verdict), encoding="utf-8")
+        (folder / "log.txt").write_text("\n".join(log) + "\n", encoding="utf-8")
+
+    def _plan(self) -> JsonValue:
+        return {
+            "seed": self.request.seed,
+            "versions": dict[str, JsonValue](versions()),
+            "model_sha256": self.request.model[0].sha256,
+            "dataset_sha256": [file.sha256 for file in self.request.dataset],
+            "steps": [
+                {"method": spec.method, **report.plan}
+                for spec, report in zip(self.request.recipe.steps, self.reports, strict=True)
+            ],
+        }
+
+    def _readme(self, verdict: Verdict) -> str:
+        before, after, conditions = verdict.original, verdict.result, verdict.conditions
+        lines = ["# A smaller network", "", verdict.sentence, "", "| | original | result |", "| --- | --- | --- |"]
+        lines.append(f"| bytes, stripped | {before.bytes_stripped:,} | {after.bytes_stripped:,} |")
+        if before.quality is not None and after.quality is not None:
+            split, samples = after.quality.split, after.quality.n
+            title = f"{after.quality.metric}, {samples:,} {split} samples"
+            lines.append(f"| {title} | {before.quality.value:.4f} | {after.quality.value:.4f} |")
+        for one, other in zip(before.latency, after.latency, strict=True):
+            lines.append(f"| ms at batch {one.batch} | {one.median_ms:.3f} | {other.median_ms:.3f} |")
+        lines.append("")
+        lines.append(f"Measured with {conditions.runtime}, threads {conditions.threads}, on {conditions.cpu}.")
+        if verdict.findings:
+            lines += ["", "## Findings", ""]
+            lines += [f"* **{finding.code}**: {finding.text}" for finding in verdict.findings]
+        lines += ["", "## Use", "", "```python", *_usage(self.description.inputs), "```", "", *_FILES, ""]
+        return "\n".join(lines)
+
+
+_FILES = (
+    "`model.onnx` runs in any ONNX runtime with opset 20. `model.pt2` computes the same with plain ATen operators",
+    "(`torch.export.load`). `model.safetensors` holds the stored numbers. `report.json` is the whole verdict,",
+    "`plan.json` and `recipe.json` say how to make the files again.",
+)
+
+
+def _usage(inputs: tuple[TensorDescription, ...]) -> list[str]:
+    feed = ", ".join(f'"{tensor.name}": {tensor.name}' for tensor in inputs)
+    shapes = []
+    for tensor in inputs:
+        sizes = [1 if isinstance(size, str) else size for size in tensor.shape]
+        shapes.append(f"{tensor.name} = np.zeros({sizes}, np.{tensor.dtype})")
+    return [
+        "import numpy as np, onnxruntime",
+        'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
+        *shapes,
+        f"outputs = session.run(None, {{{feed}}})",
+    ]
+
+
+def _write_json(path: Path, value: JsonValue) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

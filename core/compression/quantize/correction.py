@@ -1,0 +1,56 @@
+"""Bias correction: rounding the weights moves the mean of a layer's output; its bias takes the move back."""
+
+import copy
+from collections.abc import Iterable
+from typing import final
+
+import torch
+from torch import Tensor, fx, nn
+
+from core.network.encodings import AffineInteger, Grid
+
+Inputs = tuple[Tensor, ...]
+
+
+def correct_biases(
+    module: fx.GraphModule, layers: frozenset[str], grid: Grid, batches: Iterable[Inputs]
+) -> dict[str, Tensor]:
+    """What to add to the bias of each layer, E[W·x] − E[Ŵ·x] of each channel (Nagel 2019, arXiv 1906.04721, §4.2).
+
+    Shape (channels,) by layer; layers without a bias are left out.
+    """
+    chosen = {path for path in layers if module.get_submodule(path)._parameters.get("bias") is not None}
+    watcher = _Comparer(module, {path: _rounded(module.get_submodule(path), grid) for path in chosen})
+    with torch.no_grad():
+        for inputs in batches:
+            watcher.run(*inputs)
+    return {path: (total / watcher.counts[path]).float() for path, total in watcher.totals.items()}
+
+
+def _rounded(layer: nn.Module, grid: Grid) -> nn.Module:
+    twin = copy.deepcopy(layer)
+    weight = twin.get_parameter("weight")
+    weight.data = AffineInteger.of(weight, grid=grid, axis=0).decode()
+    return twin
+
+
+@final
+class _Comparer(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, twins: dict[str, nn.Module]) -> None:
+        super().__init__(module)
+        self._twins = twins
+        self.totals: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n.op == "call_module" and str(n.target) in self._twins and isinstance(value, Tensor):
+            path = str(n.target)
+            difference = value - self._twins[path](self.env[n.all_input_nodes[0]])
+            if isinstance(self._twins[path], nn.Linear):
+                difference = difference.flatten(0, -2)
+            else:
+                difference = difference.movedim(1, -1).flatten(0, -2)
+            self.totals[path] = self.totals.get(path, 0) + difference.double().sum(0)
+            self.counts[path] = self.counts.get(path, 0) + difference.shape[0]
+        return value

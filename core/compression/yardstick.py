@@ -1,0 +1,126 @@
+"""Judges networks while a method chooses, on a fixed set of samples that is not the evaluation split."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from core.data.dataset import Dataset
+from core.description import SplitName
+from core.errors import ModelpressError
+from core.network.network import Network
+
+BATCH = 64
+_TINY = 1e-30
+# Told instead of infinity when nothing differs.
+SQNR_OF_EQUAL_DB = 200.0
+
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """`loss` in nats (or squared error), `quality` in the verdict's unit, `sqnr_db` against the original."""
+
+    loss: float
+    quality: float
+    sqnr_db: float
+
+
+def choosing_split(dataset: Dataset) -> SplitName:
+    """The split on which choices are made: validation, or calibration where there is none; never evaluation."""
+    for split in ("validation", "calibration"):
+        if dataset.count(split):
+            return split
+    raise ModelpressError("missing_data", "The data set has neither validation nor calibration samples.")
+
+
+def input_batches(
+    network: Network, dataset: Dataset, split: SplitName, *, limit: int, batch: int = BATCH
+) -> Iterator[Inputs]:
+    """The inputs of the first `limit` samples, in the order in which the network takes them."""
+    size = network.inputs[0].shape[0] if network.inputs[0].shape else batch
+    for samples in dataset.batches(split, size if isinstance(size, int) else batch, limit):
+        inputs = tuple(samples.inputs[tensor.name] for tensor in network.inputs)
+        # A network bound to its batch size cannot take the rest of a split.
+        if not isinstance(size, int) or inputs[0].shape[0] == size:
+            yield inputs
+
+
+@final
+class Yardstick:
+    """Scores networks against labels, or against the original network where there are none."""
+
+    def __init__(self, original: Network, dataset: Dataset, *, split: SplitName, limit: int) -> None:
+        self._task = dataset.task
+        self._inputs = list(input_batches(original, dataset, split, limit=limit))
+        self._labels: list[Tensor | None] = [None] * len(self._inputs)
+        if dataset.labelled(split):
+            size = self._inputs[0][0].shape[0] if self._inputs else BATCH
+            labels = (batch.labels for batch in dataset.batches(split, size, limit))
+            self._labels = [label for label, _ in zip(labels, self._inputs, strict=False)]
+        self._wanted = [_first_output(original, inputs) for inputs in self._inputs]
+        if not self._inputs:
+            raise ModelpressError("missing_data", f"The {split} split has too few samples for one batch.")
+        self.original = self.score(original)
+
+    @property
+    def samples(self) -> int:
+        """How many samples a score is made from."""
+        return sum(inputs[0].shape[0] for inputs in self._inputs)
+
+    def outputs(self, network: Network, batches: int) -> Tensor:
+        """The first outputs for the first batches."""
+        return torch.cat([_first_output(network, inputs) for inputs in self._inputs[:batches]])
+
+    def score(self, network: Network) -> Score:
+        """Loss, quality and signal to noise of a network on all samples."""
+        loss = quality = noise = signal = 0.0
+        for inputs, labels, wanted in zip(self._inputs, self._labels, self._wanted, strict=True):
+            found = _first_output(network, inputs)
+            count = found.shape[0]
+            batch_loss, batch_quality = self._judge(found, labels, wanted)
+            loss += batch_loss * count
+            quality += batch_quality * count
+            signal += float(wanted.double().square().sum())
+            noise += float((found.double() - wanted.double()).square().sum())
+        sqnr = 10 * math.log10(max(signal, _TINY) / noise) if noise else SQNR_OF_EQUAL_DB
+        return Score(loss / self.samples, quality / self.samples, min(sqnr, SQNR_OF_EQUAL_DB))
+
+    def drop(self, score: Score) -> float:
+        """How much worse than the original, in the unit of the quality metric; negative when better."""
+        change = self.original.quality - score.quality
+        return change if self._higher_is_better else -change
+
+    @property
+    def _higher_is_better(self) -> bool:
+        return self._task == "classification"
+
+    def _judge(self, found: Tensor, labels: Tensor | None, wanted: Tensor) -> tuple[float, float]:
+        """Loss and quality of one batch."""
+        if self._task in ("classification", "language_modelling"):
+            logits, reference = found.flatten(0, -2), wanted.flatten(0, -2)
+            answers = reference.argmax(-1) if labels is None else labels.flatten()
+            if labels is None:
+                loss = float(F.kl_div(logits.log_softmax(-1), reference.softmax(-1), reduction="batchmean"))
+            else:
+                loss = float(F.cross_entropy(logits, answers))
+            if self._task == "classification":
+                return loss, float((logits.argmax(-1) == answers).float().mean())
+            return loss, loss / math.log(2)
+        if labels is not None and self._task == "regression":
+            error = float(F.mse_loss(found.flatten(), labels.flatten()))
+            return error, error
+        difference = (found - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1).clamp_min(_TINY)
+        return float(difference.square().mean()), float(difference.mean())
+
+
+def _first_output(network: Network, inputs: Inputs) -> Tensor:
+    with torch.no_grad():
+        found = network.graph(*inputs)
+    first: Tensor = found if isinstance(found, Tensor) else found[0]
+    return first
