@@ -57,9 +57,11 @@ def _prepare(instance: Any, **_: object) -> None:
 def _start_threads(sender: Any, **_: object) -> None:
     queues = _queues(sender.app)
     sandbox = presence.sandbox().name if _NEED_SANDBOX & queues else settings().sandbox
-    threading.Thread(target=presence.show_life, args=(_kind(queues), sandbox), name="life", daemon=True).start()
+    presence.show_life(_kind(queues), sandbox)
     if "compute" in queues:
-        threading.Thread(target=listen_for_cancels, name="cancels", daemon=True).start()
+        # It listens while the worker drains too: what is being given back may be cancelled.
+        never = threading.Event()
+        threading.Thread(target=listen_for_cancels, args=(never,), name="cancels", daemon=True).start()
 
 
 def _drain(**_: object) -> None:

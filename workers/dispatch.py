@@ -31,11 +31,11 @@ _stopped = threading.Event()
 def main() -> None:
     """Dispatch until SIGTERM or SIGINT."""
     configure_logs("dispatch")
+    _log.info("started", host=socket.gethostname(), pid=os.getpid())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    for target, arguments in ((_listen, ()), (presence.show_life, ("dispatch", settings().sandbox))):
-        threading.Thread(target=target, args=arguments, daemon=True).start()
-    _log.info("started", host=socket.gethostname(), pid=os.getpid())
+    threading.Thread(target=_listen, name="outbox", daemon=True).start()
+    presence.show_life("dispatch", settings().sandbox)
     swept_at = 0.0
     while not _stopped.is_set():
         try:
@@ -78,7 +78,7 @@ def _sweep() -> None:
 
 
 def _listen() -> None:
-    listen(OUTBOX_CHANNEL, lambda _: _wake.set())
+    listen(OUTBOX_CHANNEL, lambda _: _wake.set(), _stopped)
 
 
 if __name__ == "__main__":

@@ -85,9 +85,9 @@ class Heart:
             self._wake.clear()
 
 
-def listen_for_cancels() -> None:
-    """Wake the heart of each job whose cancelling is announced; runs for ever, on a thread of its own."""
-    listen(CANCEL_CHANNEL, _wake)
+def listen_for_cancels(stopped: threading.Event) -> None:
+    """Wake the heart of each job whose cancelling is announced, until stopped; for a thread of its own."""
+    listen(CANCEL_CHANNEL, _wake, stopped)
 
 
 def _wake(job: str) -> None:

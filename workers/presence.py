@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -42,14 +43,18 @@ def busy_with(subject: str) -> Iterator[None]:
 
 
 def show_life(kind: str, sandbox_name: str) -> None:
-    """Write a sign of life again and again; runs for ever, on a thread of its own."""
+    """Write a sign of life again and again as long as this process lives."""
+    threading.Thread(target=_show_life, args=(kind, sandbox_name), name="life", daemon=True).start()
+
+
+def _show_life(kind: str, sandbox_name: str) -> None:
     while True:
         try:
             with transaction() as session:
                 system.beat(session, _beat(kind, sandbox_name))
         except SQLAlchemyError as error:
             _log.warning("sign_of_life_failed", error=str(error))
-        threading.Event().wait(settings().heartbeat_seconds)
+        time.sleep(settings().heartbeat_seconds)
 
 
 def _beat(kind: str, sandbox_name: str) -> WorkerBeat:

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from itertools import groupby
 from typing import final
@@ -96,7 +97,7 @@ class Reporter:
             except OperationalError as error:
                 # The database is away; the lease decides how long that may last.
                 _log.warning("report_failed", job=self._lease.id, error=str(error))
-                threading.Event().wait(_FLUSH_SECONDS)
+                time.sleep(_FLUSH_SECONDS)
             else:
                 return
 

@@ -199,6 +199,7 @@ def connect(address: str | list[object]) -> None:
 ACTIONS = {
     "say": lambda message: emit(json.dumps(message)),
     "done": lambda _: say(JobDone(verdict=VERDICT)),
+    "describe": lambda _: say(ModelInspected(description=MODEL)),
     "sleep": time.sleep,
     "spin": spin,
     "exit": sys.exit,

@@ -1,0 +1,246 @@
+"""The tasks in this process, with a real database, a real sandbox and the toy runner."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from sqlalchemy import select
+
+from core.database.session import transaction
+from core.database.tables import JobRow, MetricRow, ModelRow
+from core.resources.model import DatasetCreate, ModelCreate
+from core.services import artifacts, datasets, jobs, models, stream
+from core.settings import settings
+from core.states import JobState
+from core.storage.blobs import open_blobs
+from tests.chaos.world import make_tenant, make_upload, script, submit
+from workers import heart, presence
+from workers.inspect import inspect
+from workers.run_job import run_job
+
+
+@pytest.fixture
+def tenant(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("MODELPRESS_RUNNER_MODULE", "tests.workers.toy_runner")
+    monkeypatch.setenv("MODELPRESS_WEBHOOK_ALLOW", '["127.0.0.0/8"]')
+    monkeypatch.setenv("MODELPRESS_HEARTBEAT_SECONDS", "0.2")
+    settings.cache_clear()
+    presence.sandbox.cache_clear()
+    yield make_tenant()
+    presence.draining.clear()
+    presence.sandbox.cache_clear()
+
+
+def row_of(job: str) -> JobRow:
+    with transaction() as session:
+        return session.get_one(JobRow, job)
+
+
+def run(tenant: str, *actions: dict[str, object]) -> JobRow:
+    job = submit(tenant, *actions)
+    run_job("")
+    return row_of(job)
+
+
+def announce(kind: str = "model.onnx", path: str = "model.onnx", filename: str = "model.onnx") -> dict[str, object]:
+    files = [{"path": path, "filename": filename}]
+    return {"say": {"kind": "artifact", "artifact_kind": kind, "files": files}}
+
+
+class TestRunJob:
+    def test_a_job_succeeds_with_verdict_files_metrics_and_stream(self, tenant: str) -> None:
+        job = run(tenant, *script(3, 0.1))
+        assert job.state == JobState.SUCCEEDED
+        with transaction() as session:
+            shown = jobs.get(session, tenant, job.id)
+            assert shown.verdict is not None
+            (artifact,) = artifacts.list_(session, tenant, job.id)
+            epochs = session.scalars(select(MetricRow.epoch).where(MetricRow.job_id == job.id)).all()
+            types = {event.type for event in stream.after(session, tenant, job.id, 0)}
+        assert epochs == [1, 1, 1]
+        assert {"job.state", "metric", "job.progress"} <= types
+        assert b"".join(open_blobs(settings().storage_url).get(artifact.files[0].sha256)) == b"the result"
+
+    def test_what_a_message_promises_and_nothing_waits(self, tenant: str) -> None:
+        run_job("job_unknown")
+
+    def test_the_runner_says_why_not(self, tenant: str) -> None:
+        said = {"kind": "error", "code": "unsupported_layer", "detail": "fc is odd", "layer": "fc"}
+        job = run(tenant, {"say": said})
+        assert job.state == JobState.FAILED
+        assert job.error is not None
+        assert (job.error["code"], job.error["layer"]) == ("unsupported_layer", "fc")
+        assert job.error["hint"]
+
+    def test_a_code_that_nobody_knows_is_ours(self, tenant: str) -> None:
+        job = run(tenant, {"say": {"kind": "error", "code": "made_up", "detail": "x"}})
+        assert job.error is not None
+        assert job.error["code"] == "internal"
+
+    def test_a_runner_killed_without_a_word_is_a_loss(self, tenant: str) -> None:
+        job = run(tenant, {"complain": "last words"}, {"signal": 9})
+        assert (job.state, job.worker_losses) == (JobState.QUEUED, 1)
+
+    def test_the_last_words_are_in_the_log(self, tenant: str) -> None:
+        job = run(tenant, {"complain": "last words"}, {"exit": 1})
+        with transaction() as session:
+            events = stream.after(session, tenant, job.id, 0, types=["log"])
+        assert "last words" in str(events[-1].payload)
+
+    def test_an_answer_to_another_question(self, tenant: str) -> None:
+        job = run(tenant, {"describe": 1})
+        assert job.error is not None
+        assert job.error["code"] == "protocol_violation"
+
+    def test_a_file_that_is_none_of_the_runner(self, tenant: str) -> None:
+        job = run(tenant, {"link": ["out/model.onnx", "/etc/hostname"]}, announce(), {"done": 1})
+        assert job.state == JobState.FAILED
+        assert job.error is not None
+        assert job.error["code"] == "protocol_violation"
+
+    def test_too_many_artifacts(self, tenant: str) -> None:
+        job = run(tenant, *(announce(kind=f"kind{count}") for count in range(100)), {"done": 1})
+        assert job.error is not None
+        assert job.error["code"] == "protocol_violation"
+
+    def test_missing_bytes_are_told(self, tenant: str) -> None:
+        job = submit(tenant, {"done": 1})
+        with transaction() as session:
+            model = session.get_one(ModelRow, session.get_one(JobRow, job).model_id)
+            open_blobs(settings().storage_url).delete(model.files[0]["sha256"])
+        run_job("")
+        assert row_of(job).error is not None
+
+    def test_a_cancel_stops_the_runner(self, tenant: str) -> None:
+        job = submit(tenant, {"say": {"kind": "progress", "method": "toy", "fraction": 0}}, {"spin": 1})
+        stopped = threading.Event()
+        listener = threading.Thread(target=heart.listen_for_cancels, args=(stopped,))
+        listener.start()
+        worker = threading.Thread(target=run_job, args=("",))
+        worker.start()
+        wait_until(lambda: row_of(job).progress is not None)
+        with transaction() as session:
+            jobs.cancel(session, tenant, job)
+        worker.join(5)
+        stopped.set()
+        listener.join()
+        assert not worker.is_alive()
+        assert row_of(job).state == JobState.CANCELLED
+
+    def test_a_worker_that_leaves_gives_the_job_back_uncharged(self, tenant: str) -> None:
+        job = submit(tenant, {"say": {"kind": "progress", "method": "toy", "fraction": 0}}, {"spin": 1})
+        worker = threading.Thread(target=run_job, args=("",))
+        worker.start()
+        wait_until(lambda: row_of(job).progress is not None)
+        presence.draining.set()
+        worker.join(5)
+        row = row_of(job)
+        assert (row.state, row.attempt, row.worker_losses) == (JobState.QUEUED, 0, 0)
+        run_job("")
+        assert row_of(job).state == JobState.QUEUED  # it takes nothing more
+
+    def test_a_worker_whose_job_was_given_away_writes_nothing_more(self, tenant: str) -> None:
+        job = submit(tenant, {"say": {"kind": "progress", "method": "toy", "fraction": 0}}, {"spin": 1})
+        worker = threading.Thread(target=run_job, args=("",))
+        worker.start()
+        wait_until(lambda: row_of(job).progress is not None)
+        with transaction() as session:
+            row = session.get_one(JobRow, job)
+            row.epoch, row.lease_owner = 7, "another"
+        worker.join(5)
+        assert not worker.is_alive()
+        row = row_of(job)
+        assert (row.state, row.epoch, row.worker_losses) == (JobState.RUNNING, 7, 0)
+
+    def test_a_worker_that_the_database_does_not_answer_kills_its_runner_in_time(
+        self, tenant: str, database: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("MODELPRESS_SELF_FENCE_SECONDS", "1.5")
+        settings.cache_clear()
+        job = submit(tenant, {"say": {"kind": "progress", "method": "toy", "fraction": 0}}, {"spin": 1})
+        worker = threading.Thread(target=run_job, args=("",))
+        worker.start()
+        wait_until(lambda: row_of(job).progress is not None)
+        assert runners()
+        with psycopg.connect(database) as connection:
+            connection.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+            wait_until(lambda: not runners(), 4)
+        worker.join(10)
+        assert not worker.is_alive()
+        row = row_of(job)
+        assert (row.state, row.worker_losses) == (JobState.RUNNING, 0)  # for the sweep to take back
+
+
+class TestInspect:
+    def make_model(self, tenant: str, *actions: dict[str, object]) -> str:
+        upload = make_upload(tenant, json.dumps({"inspect": actions}).encode())
+        with transaction() as session:
+            return models.create(session, tenant, ModelCreate(uploads=(upload,))).id
+
+    def test_model_and_data_set_become_ready(self, tenant: str) -> None:
+        model = self.make_model(tenant)
+        upload = make_upload(tenant, b"data")
+        asked = {"uploads": [upload], "task": "classification", "splits": {"train": {"x": "x"}}}
+        with transaction() as session:
+            dataset = datasets.create(session, tenant, DatasetCreate.model_validate(asked)).id
+        inspect("")
+        inspect("")
+        with transaction() as session:
+            assert models.get(session, tenant, model).state == "ready"
+            assert datasets.get(session, tenant, dataset).state == "ready"
+
+    def test_a_bad_file_is_rejected_with_its_node(self, tenant: str) -> None:
+        said = {"kind": "error", "code": "unsupported_operator", "detail": "Foo is not known", "node": "/foo"}
+        model = self.make_model(tenant, {"say": said}, {"exit": 0})
+        inspect("")
+        with transaction() as session:
+            found = models.get(session, tenant, model)
+        assert found.state == "rejected"
+        assert found.error is not None
+        assert (found.error.code, found.error.node) == ("unsupported_operator", "/foo")
+
+    def test_a_file_that_kills_the_runner_is_rejected_in_the_end(self, tenant: str) -> None:
+        model = self.make_model(tenant, {"signal": 11})
+        for _ in range(3):
+            with transaction() as session:
+                session.get_one(ModelRow, model).run_after = session.get_one(ModelRow, model).created_at
+            inspect("")
+        with transaction() as session:
+            found = models.get(session, tenant, model)
+        assert found.state == "rejected"
+        assert found.error is not None
+        assert found.error.code == "worker_lost"
+
+
+def runners() -> list[psutil.Process]:
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if child.is_running() and "tests.workers.toy_runner" in child.cmdline()]
+
+
+def wait_until(question: object, seconds: float = 10) -> None:
+    assert callable(question)
+    end = time.monotonic() + seconds
+    while not question():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_nothing_is_left_in_the_scratch_folder(tenant: str) -> None:
+    run(tenant, *script(1, 0))
+    assert list((settings().scratch_dir / "runs").iterdir()) == []
+    cached = list((settings().scratch_dir / "cache").iterdir())
+    assert len(cached) == 2
+    assert all(path.stat().st_mode & 0o222 == 0 for path in cached)
+
+
+def test_old_inputs_make_room(tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELPRESS_CACHE_BYTES", "10")
+    settings.cache_clear()
+    run(tenant, {"done": 1})
+    run(tenant, {"done": 1})
+    assert len(list((Path(settings().scratch_dir) / "cache").iterdir())) <= 2
