@@ -10,7 +10,7 @@ from core.resources.job import Job, JobCreate
 from core.resources.webhook import WebhookCreate
 from core.specs.quantize import LinearQuantization
 from core.specs.recipe import Recipe
-from core.states import InspectionState, JobState
+from core.states import JobState
 from modelpress.cli.output import ENDED_BADLY, complain, complain_failure, console, say
 from modelpress.cli.upload import show_dataset, show_model, upload_dataset, upload_model
 from modelpress.cli.verdicts import show_verdict
@@ -39,11 +39,9 @@ def run_demo(client: Client, receiver: Receiver, folder: Path) -> Job:
     _register(client, receiver)
     say("\nUploading a LeNet-5 trained on MNIST, and samples")
     model = upload_model(client, shipped("lenet5.onnx"), "LeNet-5")
-    show_model(model)
     dataset = upload_dataset(client, shipped("mnist.npz"), "MNIST samples", _MNIST)
-    show_dataset(dataset)
-    if {model.state, dataset.state} != {InspectionState.READY}:
-        raise typer.Exit(ENDED_BADLY)
+    show_model(client.inspected(model))
+    show_dataset(client.inspected(dataset))
     say("\nRunning quantize.linear: weights and activations to 8-bit integers")
     recipe = Recipe(version=1, steps=(LinearQuantization(method="quantize.linear"),))
     asked = JobCreate(model=model.id, dataset=dataset.id, name="LeNet-5 to int8", recipe=recipe)

@@ -11,8 +11,10 @@ from rich.text import Text
 
 from core.resources.shape import Failure, Problem
 
+# A file has no width; a table in it should not break its lines for that.
+_LOG_WIDTH = 110
 # Names and sentences come from users: nothing in them is markup.
-console = Console(markup=False, highlight=False, emoji=False)
+console = Console(markup=False, highlight=False, emoji=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
 error_console = Console(stderr=True, markup=False, highlight=False, emoji=False)
 
 # Exit codes; docs/cli.md names them.
@@ -49,7 +51,7 @@ def show_json(shown: BaseModel | dict[str, object]) -> None:
 def say(sentence: str, style: str = "") -> None:
     """Print a sentence for people; silent when JSON was asked for."""
     if not wants_json():
-        console.print(Text(sentence, style=style))
+        console.print(Text(sentence, style=style), soft_wrap=True)
 
 
 def complain(code: str, detail: str, *, hint: str | None = None, where: str | None = None) -> None:
@@ -57,11 +59,11 @@ def complain(code: str, detail: str, *, hint: str | None = None, where: str | No
     if wants_json():
         sys.stderr.write(json.dumps({"code": code, "detail": detail, "hint": hint, "where": where}) + "\n")
         return
-    error_console.print(Text("Error: ", style="bold red") + Text(detail))
+    error_console.print(Text("Error: ", style="bold red") + Text(detail), soft_wrap=True)
     if where:
-        error_console.print(Text(f"  at    {where}", style="dim"))
+        error_console.print(Text(f"  at    {where}", style="dim"), soft_wrap=True)
     if hint:
-        error_console.print(Text(f"  hint  {hint}"))
+        error_console.print(Text(f"  hint  {hint}"), soft_wrap=True)
     error_console.print(Text(f"  code  {code}", style="dim"))
 
 

@@ -36,26 +36,26 @@ def upload(  # noqa: PLR0913  (every parameter is an option of the command line)
     """Upload a model, or samples with --dataset; wait for the inspection and print what it found."""
     with connect() as client:
         if not dataset:
-            show_model(upload_model(client, file, name or file.stem))
+            show_model(client.inspected(upload_model(client, file, name or file.stem)))
             return
         if spec:
             read = checked(DatasetSpec, read_yaml(spec), str(spec))
         else:
             read = dataset_spec(file, task=task, inputs=input_ or (), splits=split or ())
-        show_dataset(upload_dataset(client, file, name or file.stem, read))
+        show_dataset(client.inspected(upload_dataset(client, file, name or file.stem, read)))
 
 
 def upload_model(client: Client, file: Path, name: str) -> Model:
-    """Upload a model and wait for its inspection."""
+    """Upload a model; its inspection has begun."""
     received = client.upload(file)
-    return client.inspected(client.create_model(ModelCreate(uploads=(received.id,), name=name)))
+    return client.create_model(ModelCreate(uploads=(received.id,), name=name))
 
 
 def upload_dataset(client: Client, file: Path, name: str, spec: DatasetSpec) -> Dataset:
-    """Upload samples and wait for their inspection."""
+    """Upload samples; their inspection has begun."""
     received = client.upload(file)
     asked = {**spec.model_dump(exclude_unset=True), "uploads": (received.id,), "name": name}
-    return client.inspected(client.create_dataset(DatasetCreate.model_validate(asked)))
+    return client.create_dataset(DatasetCreate.model_validate(asked))
 
 
 def show_model(model: Model) -> None:
