@@ -20,15 +20,15 @@ class Violation(Exception):  # noqa: N818 - it says what happened
 class Lines:
     """Cuts a stream into lines of at most `LINE_LIMIT` bytes and checks each; raises `Violation`."""
 
-    def __init__(self) -> None:
+    def __init__(self, run_limit: int = RUN_LIMIT) -> None:
         self._rest = bytearray()
-        self._total = 0
+        self._left = run_limit
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that these bytes complete."""
-        self._total += len(data)
-        if self._total > RUN_LIMIT:
-            raise Violation(f"The runner said more than {RUN_LIMIT} bytes.")
+        self._left -= len(data)
+        if self._left < 0:
+            raise Violation("The runner said more than one run may say.")
         self._rest += data
         *lines, rest = self._rest.split(b"\n")
         self._rest = rest

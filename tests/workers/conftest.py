@@ -91,12 +91,18 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     settings.cache_clear()
 
 
-def sandboxes() -> list[str]:
+def kinds() -> list[str]:
     return ["real root", "user namespace"] if os.geteuid() == 0 else ["user namespace"]
 
 
-@pytest.fixture(params=sandboxes())
-def stage(request: pytest.FixtureRequest, scratch: Path) -> Stage:
+@pytest.fixture
+def stage(scratch: Path) -> Stage:
+    """The sandbox that a worker of this user takes."""
+    return Stage(find_sandbox(), scratch)
+
+
+@pytest.fixture(params=kinds())
+def each_stage(request: pytest.FixtureRequest, scratch: Path) -> Stage:
     """Every kind of sandbox that this user can have; root has two."""
     found = find_sandbox()
     assert isinstance(found, Bubblewrap)

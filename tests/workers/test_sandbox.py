@@ -59,7 +59,7 @@ print(worked)
 
 class TestAttacks:
     def test_nothing_of_the_host_can_be_reached(
-        self, stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, each_stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         secret = tmp_path / "secret"
         secret.write_text("canary")
@@ -70,7 +70,7 @@ class TestAttacks:
             listener.listen()
             local.bind(path)
             local.listen()
-            outcome = stage.run(
+            outcome = each_stage.run(
                 {
                     "probe": {
                         "files": [str(secret), "/etc/shadow", "/etc/passwd", "/root/.bashrc", __file__],
@@ -81,7 +81,7 @@ class TestAttacks:
                 {"done": 1},
             )
         assert outcome.end is End.ANSWERED, outcome
-        *reached, facts = [message.text for message in stage.heard if isinstance(message, LogMessage)]
+        *reached, facts = [message.text for message in each_stage.heard if isinstance(message, LogMessage)]
         assert reached == []
         seen = json.loads(facts)
         assert "canary" not in facts
@@ -90,14 +90,14 @@ class TestAttacks:
         assert seen["uid"] in (RUNNER_UID, 65_534)
         assert not {"home", "var", "opt", "srv", "mnt", "boot"} & set(seen["root"])
 
-    def test_the_kernel_gives_nothing_away(self, stage: Stage) -> None:
-        outcome = stage.run({"python": ATTACKS}, {"done": 1})
+    def test_the_kernel_gives_nothing_away(self, each_stage: Stage) -> None:
+        outcome = each_stage.run({"python": ATTACKS}, {"done": 1})
         assert outcome.end is End.ANSWERED, outcome
-        assert [message.text for message in stage.heard if isinstance(message, LogMessage)] == ["[]"]
+        assert [message.text for message in each_stage.heard if isinstance(message, LogMessage)] == ["[]"]
 
-    def test_the_runner_is_the_first_to_be_killed_for_memory(self, stage: Stage) -> None:
-        stage.run({"python": "print(open('/proc/self/oom_score_adj').read().strip())"}, {"done": 1})
-        assert [message.text for message in stage.heard if isinstance(message, LogMessage)] == ["1000"]
+    def test_the_runner_is_the_first_to_be_killed_for_memory(self, each_stage: Stage) -> None:
+        each_stage.run({"python": "print(open('/proc/self/oom_score_adj').read().strip())"}, {"done": 1})
+        assert [message.text for message in each_stage.heard if isinstance(message, LogMessage)] == ["1000"]
 
 
 class TestFindSandbox:

@@ -1,5 +1,4 @@
 import signal
-import time
 from pathlib import Path
 
 import psutil
@@ -8,7 +7,6 @@ import pytest
 from core.messages import ArtifactMessage, JobDone, LogMessage, ProgressMessage
 from tests.workers.conftest import LIMITS, Stage
 from workers.ending import End
-from workers.lines import LINE_LIMIT
 from workers.supervise import Limits
 
 
@@ -106,36 +104,24 @@ class TestLimits:
 
 class TestOrders:
     @pytest.mark.parametrize("end", [End.CANCELLED, End.LOST, End.DRAINED])
-    def test_an_order_ends_the_runner_and_all_its_children(self, stage: Stage, end: End) -> None:
-        started = time.monotonic()
-        before = {process.pid for process in psutil.process_iter()}
-        outcome = stage.run({"fork": 5}, {"sleep": 60}, order=lambda: end if time.monotonic() - started > 1.5 else None)
+    def test_an_order_ends_the_runner_and_all_its_children(self, each_stage: Stage, end: End) -> None:
+        seen: list[psutil.Process] = []
+
+        def order() -> End | None:
+            seen[:] = psutil.Process().children(recursive=True)
+            return end if len(seen) >= 8 else None
+
+        outcome = each_stage.run({"fork": 5}, {"sleep": 60}, order=order)
         assert outcome.end is end
-        left = [process for process in psutil.process_iter(["cmdline"]) if process.pid not in before]
-        assert not [process for process in left if "toy_runner" in " ".join(process.info["cmdline"] or ())]
+        assert len(seen) >= 8  # bubblewrap, the first of its namespace, the runner and its children
+        assert not [process for process in seen if process.is_running()]
 
 
 class TestLies:
-    @pytest.mark.parametrize(
-        "action",
-        [
-            {"long_line": 2 * LINE_LIMIT},
-            {"raw": b"\xff\xfe\n".hex()},
-            {"raw": b"not json\n".hex()},
-            {"raw": b'{"kind": "log"'.hex()},
-            {"raw": (b"[" * 100_000 + b"\n").hex()},
-            {"say": {"kind": "progress", "method": "toy", "fraction": -1}},
-            {"say": {"kind": "progress", "method": "toy", "fraction": 0.1, "more": 1}},
-            {"raw": b'{"kind": "metric", "name": "loss", "value": NaN}\n'.hex()},
-            {"raw": b'{"kind": "metric", "name": "loss", "value": 1e999}\n'.hex()},
-            {"raw": b'{"kind": "log", "text": "\\ud800"}\n'.hex()},
-            {"say": {"kind": "unheard of"}},
-        ],
-    )
-    def test_what_is_no_message_ends_the_run(self, stage: Stage, action: dict[str, object]) -> None:
-        outcome = stage.run(action)
+    def test_what_is_no_message_ends_the_run(self, stage: Stage) -> None:
+        outcome = stage.run({"raw": b"not json\n".hex()}, {"sleep": 60})
         assert outcome.end is End.VIOLATED
-        assert outcome.detail
+        assert "not JSON" in outcome.detail
 
     def test_talking_after_the_answer(self, stage: Stage) -> None:
         assert stage.run({"done": 1}, {"say": {"kind": "log", "text": "one more"}}).end is End.VIOLATED
@@ -150,9 +136,9 @@ class TestLies:
 
 
 class TestWhatIsLeft:
-    def test_nothing_is_left_of_a_run(self, stage: Stage) -> None:
-        stage.run({"close_folder": "out"}, {"done": 1})
-        assert list((stage.folder / "scratch" / "runs").iterdir()) == []
+    def test_nothing_is_left_of_a_run(self, each_stage: Stage) -> None:
+        each_stage.run({"close_folder": "out"}, {"done": 1})
+        assert list((each_stage.folder / "scratch" / "runs").iterdir()) == []
 
     def test_a_link_does_not_lead_the_cleaning_out(self, stage: Stage, tmp_path: Path) -> None:
         outside = tmp_path / "outside"
