@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -21,7 +29,9 @@ from tests.conftest import make_tenant
 from tests.core.services.makers import ask, make_artifacts, make_dataset, make_model, make_verdict
 
 TERMINAL = ("succeeded", "failed", "cancelled")
-WORKERS = st.sampled_from(["one", "two", "three"])
+WORKERS = st.sampled_from(["one", "two"])
+# So few that the same job is met again and again.
+MOST_JOBS = 3
 
 
 @dataclass
@@ -50,6 +60,7 @@ class Protocol(RuleBasedStateMachine):
             webhooks.create(session, self.tenant, WebhookCreate(url="http://127.0.0.1:9/", events=("job.*",)))
         self.expected: dict[str, Expected] = {}
 
+    @precondition(lambda self: len(self.expected) < MOST_JOBS)
     @rule(target=jobs)
     def submit(self) -> str:
         with transaction() as session:
@@ -234,10 +245,10 @@ def with_a_receiver(database: str, monkeypatch: pytest.MonkeyPatch) -> Session |
 
 @pytest.mark.usefixtures("with_a_receiver")
 def test_the_protocol_holds() -> None:
-    run(examples=12, steps=40)
+    run(examples=25, steps=50)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("with_a_receiver")
 def test_the_protocol_holds_for_long() -> None:
-    run(examples=60, steps=80)
+    run(examples=100, steps=80)
