@@ -38,6 +38,9 @@ def free_batch(graph: fx.GraphModule, example: Sequence[torch.Tensor], *, declar
     size = sizes.pop()
     inputs = draw_inputs(graph, example, batch=_SAMPLES, seed=seed)
     try:
+        shapes = [tuple(output.shape) for output in _run(graph, example)]
+        if any(shape[:1] != (size,) for shape in shapes):
+            return Batch(graph, "fixed", "An output does not have the batch as its first dimension.", size)
         reference = _run_in_chunks(graph, inputs, size)
     except _ERRORS as error:
         raise ModelpressError("unsupported_graph", f"The network cannot be run: {_line(error)}") from error
@@ -73,10 +76,16 @@ def _compare(graph: fx.GraphModule, inputs: Sequence[torch.Tensor], reference: l
         for index, (output, expected) in enumerate(zip(outputs, reference, strict=True)):
             if output.shape != (count, *expected.shape[1:]):
                 return f"Output {index} has shape {tuple(output.shape)} at batch {count}."
-            limit = TOLERANCE * float(expected.double().abs().max()) if expected.numel() else 0.0
+            limit = TOLERANCE * largest_finite(expected)
             if not torch.allclose(output.double(), expected[:count].double(), rtol=0, atol=limit, equal_nan=True):
                 return f"At batch {count} a sample gives another output {index} than alone."
     return None
+
+
+def largest_finite(tensor: torch.Tensor) -> float:
+    """The largest magnitude in a tensor, infinities and NaN left out."""
+    finite = tensor[tensor.isfinite()].double().abs()
+    return float(finite.max()) if finite.numel() else 0.0
 
 
 def _line(error: Exception) -> str:

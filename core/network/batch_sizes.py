@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch
-from torch import fx
+from torch import fx, nn
 from torch.fx.node import Argument, Target
 
 from core.network.flat import run_shapes
@@ -26,7 +26,7 @@ def free_sizes(
 ) -> fx.GraphModule | None:
     """A graph of the same layers whose sizes follow the batch of its inputs, or None where no reading is accepted."""
     run_shapes(graph, example)
-    choices: list[int] | None = []
+    choices: list[int] = []
     for _ in range(MAX_TRIES):
         candidate = fx.GraphModule(graph, copy.deepcopy(graph.graph))
         rewriter = _Rewriter(candidate, example, choices)
@@ -35,19 +35,17 @@ def free_sizes(
                 node.meta.pop("value", None)
             return candidate.eval()
         choices = _next_choices(rewriter.made)
-        if choices is None:
+        if not choices:
             break
     return None
 
 
-def _next_choices(made: Sequence[tuple[int, int]]) -> list[int] | None:
-    """The choices to try after those made, the last one changed first; None when all were tried."""
+def _next_choices(made: Sequence[tuple[int, int]]) -> list[int]:
+    """The choices to try after those made, the last one changed first; empty when all were tried."""
     left = list(made)
     while left and left[-1][0] == left[-1][1] - 1:
         left.pop()
-    if not left:
-        return None
-    return [choice for choice, _ in left[:-1]] + [left[-1][0] + 1]
+    return [choice + (index == len(left) - 1) for index, (choice, _) in enumerate(left)]
 
 
 class _Rewriter(fx.Interpreter):
@@ -108,11 +106,13 @@ class _Rewriter(fx.Interpreter):
         """Keep one row of a constant that repeats it for each of `size` samples; one row broadcasts."""
         parent, _, leaf = str(node.target).rpartition(".")
         owner = self.module.get_submodule(parent)
-        constant = owner._buffers.get(leaf)
-        if constant is None or constant.dim() < 2 or constant.shape[0] != self.size or self.size == 1:
+        constant = getattr(owner, leaf)
+        holds_layers = type(owner) is nn.Module or owner is self.module
+        if not holds_layers or constant.dim() < 2 or self.size == 1:
             return
-        if bool((constant == constant[:1]).all()):
-            owner.register_buffer(leaf, constant[:1].clone())
+        if constant.shape[0] == self.size and bool((constant == constant[:1]).all()):
+            row = constant.detach()[:1].clone()
+            setattr(owner, leaf, nn.Parameter(row) if isinstance(constant, nn.Parameter) else row)
 
     def adapt_view(self, node: fx.Node) -> None:
         """Give the dimension that holds the batch the size -1."""
@@ -145,12 +145,12 @@ class _Rewriter(fx.Interpreter):
         """Repeat to the batch what was repeated to `size`."""
         source, sizes = cast("fx.Node", node.args[0]), list(cast("list[Argument]", node.args[1]))
         before, now = self.shapes(source)
-        if not sizes or sizes[0] != self.size:
-            return
         if before == now:
-            sizes[0] = self.batch
-        elif node.target is aten.expand.default and len(before) == len(sizes) and now[0] == self.probe:
-            sizes[0] = -1
+            sizes[:1] = [self.batch if size == self.size else size for size in sizes[:1]]
+        elif node.target is aten.expand.default:
+            shift = len(sizes) - len(before)
+            changed = {index + shift for index, pair in enumerate(zip(before, now, strict=True)) if pair[0] != pair[1]}
+            sizes = [-1 if index in changed else size for index, size in enumerate(sizes)]
         node.update_arg(1, sizes)
 
     def adapt_fill(self, node: fx.Node) -> None:

@@ -64,13 +64,15 @@ def _build_batch_norm(node: fx.Node, arguments: Arguments, tensors: Tensors) -> 
     kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}.get(dimensions)
     if mean is None or kind is None:
         return None
-    return kind(
+    layer = kind(
         mean.shape[0],
         eps=cast("float", arguments["eps"]),
         momentum=cast("float", arguments["momentum"]),
         affine=tensors["weight"] is not None,
         device="meta",
     )
+    layer.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
+    return layer
 
 
 def _build_layer_norm(_node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:

@@ -12,6 +12,7 @@ from torch import fx
 from core.description import Parity
 from core.errors import ModelpressError
 from core.measure.runtime import DTYPES, RUNTIME_ERRORS, open_session
+from core.network.batch import largest_finite
 from core.network.flat import FlatProgram
 from core.network.network import Network
 from core.network.read_onnx import trace_values
@@ -96,11 +97,7 @@ def _distance(ours: torch.Tensor, theirs: torch.Tensor) -> tuple[float, float]:
     a, b = ours.double(), theirs.double()
     same = (a == b) | (a.isnan() & b.isnan())
     apart = torch.where(same, 0.0, (a - b).abs())
-    finite = b[b.isfinite()]
-    return (
-        float(apart.nan_to_num(float("inf")).max()) if apart.numel() else 0.0,
-        float(finite.abs().max()) if finite.numel() else 0.0,
-    )
+    return float(apart.nan_to_num(float("inf")).max()) if apart.numel() else 0.0, largest_finite(b)
 
 
 def _open(model: onnx.ModelProto) -> ort.InferenceSession:

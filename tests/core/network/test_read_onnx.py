@@ -8,14 +8,44 @@ from core.errors import ModelpressError
 from core.network.inspect import inspect, read
 
 torch.manual_seed(0)
-UNARY = """Relu HardSwish Mish Sigmoid Tanh Softplus Softsign Erf Exp Abs Neg Sign Floor Ceil Round Sin Cos Selu
-Identity Softmax LogSoftmax Gelu HardSigmoid Elu Celu LeakyRelu Flatten Transpose Dropout""".split()
+UNARY = (
+    "Relu",
+    "HardSwish",
+    "Mish",
+    "Sigmoid",
+    "Tanh",
+    "Softplus",
+    "Softsign",
+    "Erf",
+    "Exp",
+    "Abs",
+    "Neg",
+    "Sign",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Sin",
+    "Cos",
+    "Selu",
+    "Identity",
+    "Softmax",
+    "LogSoftmax",
+    "Gelu",
+    "HardSigmoid",
+    "Elu",
+    "Celu",
+    "LeakyRelu",
+    "Flatten",
+    "Transpose",
+    "Dropout",
+)
 IMAGE = "float[n,3,8,9] x"
 GRAPHS = {
     "add constant": "g (float[n,4] x) => (float[n,4] y) <float[4] c = {1., 2., 3., 4.}> { y = Add(c, x) }",
     "scalars": """g (float[n,4] x) => (float[n,4] y) <float two = {2.}> {
         a = Mul(x, two) b = Sub(two, a) c = Div(b, two) d = Pow(c, two) y = Add(two, d) }""",
-    "one divided": "g (float[n,4] x) => (float[n,4] y) <float one = {1.}> { a = Exp(x) b = Add(a, one) y = Div(one, b) }",
+    "one divided": """g (float[n,4] x) => (float[n,4] y)
+        <float one = {1.}> { a = Exp(x) b = Add(a, one) y = Div(one, b) }""",
     "compare": """g (float[n,4] x) => (float[n,4] y) <float z = {0.}> {
         a = Greater(x, z) b = Less(x, z) c = Or(a, b) d = Not(c) y = Where(d, z, x) }""",
     "clip": "g (float[n,4] x) => (float[n,4] y) <float lo = {-0.5}, float hi = {0.5}> { y = Clip(x, lo, hi) }",
@@ -29,17 +59,20 @@ GRAPHS = {
     "argmax": "g (float[n,5] x) => (int64[n] y) { y = ArgMax<axis = 1, keepdims = 0>(x) }",
     "matmul": """g (float[n,3,4] x) => (float[n,3,3] y) {
         t = Transpose<perm = [0, 2, 1]>(x) y = MatMul(x, t) }""",
-    "max pool": f"g ({IMAGE}) => (float[n,3,a,b] y) {{ y = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x) }}",
+    "max pool": f"""g ({IMAGE}) => (float[n,3,a,b] y)
+        {{ y = MaxPool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x) }}""",
     "max pool uneven": f"""g ({IMAGE}) => (float[n,3,a,b] y) {{
         y = MaxPool<kernel_shape=[3,2], strides=[2,2], pads=[0,0,1,1]>(x) }}""",
-    "max pool ceil": f"g ({IMAGE}) => (float[n,3,a,b] y) {{ y = MaxPool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(x) }}",
+    "max pool ceil": f"""g ({IMAGE}) => (float[n,3,a,b] y)
+        {{ y = MaxPool<kernel_shape=[3,3], strides=[2,2], ceil_mode=1>(x) }}""",
     "max pool same": f"""g ({IMAGE}) => (float[n,3,a,b] y) {{
         y = MaxPool<kernel_shape=[3,3], strides=[2,2], auto_pad="SAME_UPPER">(x) }}""",
     "average pool": f"""g ({IMAGE}) => (float[n,3,a,b] y) {{
         y = AveragePool<kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]>(x) }}""",
     "average pool counted": f"""g ({IMAGE}) => (float[n,3,a,b] y) {{
         y = AveragePool<kernel_shape=[3,3], pads=[1,1,1,1], count_include_pad=1>(x) }}""",
-    "global pools": f"g ({IMAGE}) => (float[n,3,1,1] y) {{ a = GlobalAveragePool(x) b = GlobalMaxPool(x) y = Add(a, b) }}",
+    "global pools": f"""g ({IMAGE}) => (float[n,3,1,1] y)
+        {{ a = GlobalAveragePool(x) b = GlobalMaxPool(x) y = Add(a, b) }}""",
     "reshape by zero": "g (float[n,3,4] x) => (float[n,12] y) <int64[2] s = {0, -1}> { y = Reshape(x, s) }",
     "reshape by shape": """g (float[n,3,4] x) => (float[m,4] y) <int64[1] z = {0}, int64[1] t = {3}, int64[1] f = {4}> {
         s = Shape(x) b = Gather<axis = 0>(s, z) r = Mul(b, t) q = Concat<axis = 0>(r, f) y = Reshape(x, q) }""",
@@ -50,22 +83,28 @@ GRAPHS = {
         int64[2] a = {1, 2}, int64[2] t = {2, -1}> { y = Slice(x, s, e, a, t) }""",
     "split": """g (float[n,6] x) => (float[n,2] y) <int64[3] p = {1, 3, 2}> {
         a, b, c = Split<axis = 1>(x, p) d = Slice(b, _o, _p, _o) y = Mul(d, c) }""",
-    "split equally": """g (float[n,6] x) => (float[n,3] y) { a, b = Split<axis = 1, num_outputs = 2>(x) y = Mul(a, b) }""",
+    "split equally": """g (float[n,6] x) => (float[n,3] y)
+        { a, b = Split<axis = 1, num_outputs = 2>(x) y = Mul(a, b) }""",
     "gather": """g (float[n,6] x) => (float[n,2] y) <int64[2] i = {5, -2}> { y = Gather<axis = 1>(x, i) }""",
     "gather one": """g (float[n,6] x) => (float[n] y) <int64 i = {-2}> { y = Gather<axis = 1>(x, i) }""",
     "gather elements": """g (float[n,6] x, int64[n,2] i) => (float[n,2] y) { y = GatherElements<axis = 1>(x, i) }""",
-    "expand to batch": """g (float[n,4] x) => (float[n,4] y) <int64[1] z = {0}, int64[1] f = {4}, float[1,4] c = {1.,2.,3.,4.}> {
+    "expand to batch": """g (float[n,4] x) => (float[n,4] y)
+        <int64[1] z = {0}, int64[1] f = {4}, float[1,4] c = {1.,2.,3.,4.}> {
         s = Shape(x) b = Gather<axis = 0>(s, z) q = Concat<axis = 0>(b, f) e = Expand(c, q) y = Add(x, e) }""",
     "zeros of batch": """g (float[n,4] x) => (float[n,4] y) { s = Shape(x) z = ConstantOfShape(s) y = Sub(z, x) }""",
     "tile": "g (float[n,2] x) => (float[n,6] y) <int64[2] r = {1, 3}> { y = Tile(x, r) }",
     "pad": f"g ({IMAGE}) => (float[n,3,a,b] y) <int64[8] p = {{0,0,1,2,0,0,0,1}}> {{ y = Pad(x, p) }}",
-    "pad reflected": f'g ({IMAGE}) => (float[n,3,a,b] y) <int64[8] p = {{0,0,1,2,0,0,2,1}}> {{ y = Pad<mode="reflect">(x, p) }}',
-    "pad edge": f'g ({IMAGE}) => (float[n,3,a,b] y) <int64[8] p = {{0,0,1,2,0,0,2,1}}> {{ y = Pad<mode="edge">(x, p) }}',
+    "pad reflected": f"""g ({IMAGE}) => (float[n,3,a,b] y)
+        <int64[8] p = {{0,0,1,2,0,0,2,1}}> {{ y = Pad<mode="reflect">(x, p) }}""",
+    "pad edge": f"""g ({IMAGE}) => (float[n,3,a,b] y)
+        <int64[8] p = {{0,0,1,2,0,0,2,1}}> {{ y = Pad<mode="edge">(x, p) }}""",
     "triangle": """g (float[n,4,4] x) => (float[n,4,4] y) <int64 k = {1}> {
         a = Trilu<upper = 0>(x) b = Trilu<upper = 1>(x, k) y = Sub(a, b) }""",
-    "causal mask": """g (float[n,4,4] x) => (float[n,4,4] y) <float one = {1.}, int64[2] s = {4, 4}, float z = {0.}, float low = {-9.}> {
+    "causal mask": """g (float[n,4,4] x) => (float[n,4,4] y)
+        <float one = {1.}, int64[2] s = {4, 4}, float z = {0.}, float low = {-9.}> {
         e = Expand(one, s) t = Trilu<upper = 0>(e) q = Equal(t, z) m = Where(q, low, z) y = Add(x, m) }""",
-    "range": "g (float[n,4] x) => (float[n,4] y) <int64 a = {0}, int64 b = {4}, int64 c = {1}> { r = Range(a, b, c) f = Cast<to = 1>(r) y = Add(x, f) }",
+    "range": """g (float[n,4] x) => (float[n,4] y)
+        <int64 a = {0}, int64 b = {4}, int64 c = {1}> { r = Range(a, b, c) f = Cast<to = 1>(r) y = Add(x, f) }""",
     "depth to space": 'g (float[n,8,2,3] x) => (float[n,2,4,6] y) { y = DepthToSpace<blocksize = 2, mode = "CRD">(x) }',
     "scale from a shape": """g (float[n,4] x) => (float[n,4] y) <int64 i = {1}> {
         s = Shape(x) d = Gather<axis = 0>(s, i) f = Cast<to = 1>(d) r = Sqrt(f) y = Div(x, r) }""",
