@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from prometheus_client import CollectorRegistry
 
 from api.dashboard import pages
+from api.deps import whole_text
 from api.edge import Edge
 from api.errors import install_error_handlers
 from api.events import StreamWatch
@@ -15,7 +16,7 @@ from api.openapi import install_openapi
 from api.routes import artifacts, datasets, events, jobs, keys, methods, models, system, uploads, webhooks
 from core.logs import configure_logs
 
-RESOURCES = (uploads, models, datasets, jobs, artifacts, methods, webhooks, events, keys, system)
+RESOURCES = (models, datasets, jobs, artifacts, methods, webhooks, events, keys, system)
 
 
 @asynccontextmanager
@@ -43,8 +44,10 @@ def create_app() -> FastAPI:
     app.state.registry = CollectorRegistry()
     app.add_middleware(Edge, registry=app.state.registry)
     install_error_handlers(app)
+    # An upload's body is a stream, which must not be read as a whole.
+    app.include_router(uploads.router)
     for resource in RESOURCES:
-        app.include_router(resource.router)
+        app.include_router(resource.router, dependencies=[Depends(whole_text)])
     app.include_router(pages.router)
     install_openapi(app)
     return app

@@ -1,5 +1,6 @@
 """What routes depend on: a database session, the caller, and the right to do what is asked."""
 
+import json
 from collections.abc import Callable, Iterator
 from secrets import compare_digest
 from typing import Annotated
@@ -47,6 +48,17 @@ def blobs() -> Blobs:
 
 
 Storage = Annotated[Blobs, Depends(blobs)]
+
+
+async def whole_text(request: Request) -> None:
+    """Refuse JSON with half a surrogate pair (`"\\ud800"`): it is no text, and can neither be stored nor sent."""
+    body = await request.body()
+    if b"\\u" not in body:
+        return
+    try:
+        json.dumps(json.loads(body), ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ModelpressError("invalid_request", "The body is no JSON, or has half a character in it.") from error
 
 
 async def form_token(request: Request) -> str | None:

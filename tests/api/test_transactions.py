@@ -16,19 +16,20 @@ CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE ON {table}
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "table", "body"),
+    ("operation", "table", "body"),
     [
-        ("PATCH", "/v1/models/{model}", "models", {"name": "new"}),
-        ("POST", "/v1/webhooks", "webhooks", {"url": "https://93.184.215.14/hook"}),
-        ("POST", "/v1/uploads?filename=a", "uploads", {}),
+        ("PATCH /v1/models/{model}", "models", {"name": "new"}),
+        ("POST /v1/webhooks", "webhooks", {"url": "https://93.184.215.14/hook"}),
+        ("POST /v1/uploads?filename=a", "uploads", {}),
     ],
 )
 def test_a_commit_that_fails_is_no_success(
-    client: TestClient, alice: User, database: str, method: str, path: str, table: str, body: dict[str, str]
+    client: TestClient, alice: User, database: str, operation: str, table: str, body: dict[str, str]
 ) -> None:
     world = build_world(alice.tenant)
     with psycopg.connect(database, autocommit=True) as admin:
         admin.execute(FAIL_AT_COMMIT.format(table=table))
+    method, path = operation.split()
     answer = client.request(method, path.format(**world.ids), json=body, headers=alice.headers)
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert answer.headers["retry-after"] == "1"
