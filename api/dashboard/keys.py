@@ -20,7 +20,7 @@ MEANINGS = {
     "models:write": "upload models and data",
     "jobs:write": "start and cancel jobs",
     "webhooks": "endpoints and their secrets",
-    "admin": "keys, and all of the above",
+    "admin": "make and revoke keys",
 }
 
 
