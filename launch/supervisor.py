@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import urllib.request
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -39,8 +39,8 @@ class Supervisor:
     """One stack in one home folder; use it as a context manager, from a thread that lives as long as the stack."""
 
     def __init__(self, options: Options) -> None:
-        self.options = options
-        self.home = options.home.absolute()
+        self.options = replace(options, home=options.home.absolute())
+        self.home = self.options.home
         self._servers: list[Postgres | Valkey] = []
         self._running: list[_Running] = []
         self._lock: IO[str] | None = None

@@ -18,7 +18,6 @@ from launch.process import LaunchError
 from launch.stack import Options
 from launch.supervisor import Supervisor
 
-ROOT = Path(__file__).resolve().parents[2]
 UP = [sys.executable, "-m", "modelpress", "up", "--json", "--port", "0", "--home"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
@@ -52,9 +51,8 @@ def start_and_check(stack: Supervisor) -> None:
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`modelpress up` as a process of its own, in a folder with a space."""
-    command = [*UP, str(tmp_path / "a home")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+    """`modelpress up` as a process of its own, its home a relative path with a space."""
+    with subprocess.Popen([*UP, "a home"], cwd=tmp_path, stdout=subprocess.PIPE) as process:
         try:
             yield process
         finally:
