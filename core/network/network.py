@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Network:
-    """A neural network in memory: one `fx.GraphModule` of `nn` layers in fp32 and eval mode, and how its weights are stored.
+    """A neural network in memory: an `fx.GraphModule` of `nn` layers in fp32 and eval mode, and how weights are stored.
 
     `graph` takes its inputs in the order of `inputs` and gives one tensor or a tuple in the order of `outputs`.
     `encodings` maps the path of a parameter (`conv1.weight`) to its encoding; a parameter without one is dense.

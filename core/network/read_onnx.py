@@ -90,7 +90,7 @@ def _describe(value: onnx.ValueInfoProto) -> TensorDescription:
     if not kind.HasField("shape"):
         raise ModelpressError("unsupported_graph", f"Input {value.name} has no shape.", hint="Export it with a shape.")
     shape = tuple(
-        size.dim_value if size.HasField("dim_value") else size.dim_param or f"{value.name}_{index}"
+        size.dim_value if size.dim_value > 0 else size.dim_param or f"{value.name}_{index}"
         for index, size in enumerate(kind.shape.dim)
     )
     return TensorDescription(name=value.name, dtype=_dtype_name(kind.elem_type), shape=shape)
