@@ -211,7 +211,8 @@ def environment(tmp: str) -> dict[str, str]:
 
 
 def _mounts(run: Run) -> Iterator[str]:
-    for path in (*_SYSTEM, _PROCESSORS, *_python()):
+    mounted = (*_SYSTEM, _PROCESSORS, *_python())
+    for path in mounted:
         # bubblewrap would make the folders above it for their owner only.
         for above in reversed(path.parents[:-1]):
             yield from ("--dir", str(above))
@@ -224,7 +225,10 @@ def _mounts(run: Run) -> Iterator[str]:
     yield from ("--ro-bind", str(run.measuring_lock), f"{_JOB}/measuring.lock")
     for folder in (run.out, run.tmp):
         yield from ("--bind", str(folder), f"{_JOB}/{folder.name}")
-    yield from ("--bind", str(run.shm), "/dev/shm", "--symlink", _TMP, "/tmp")  # noqa: S108  (names in the sandbox)
+    yield from ("--bind", str(run.shm), "/dev/shm")  # noqa: S108  (a name in the sandbox)
+    # Packages that live below /tmp have made it a folder by now; TMPDIR names the runner's own.
+    if not any(path.is_relative_to("/tmp") for path in mounted):  # noqa: S108  (a name in the sandbox)
+        yield from ("--symlink", _TMP, "/tmp")  # noqa: S108  (a name in the sandbox)
     # What is left writable in / and /dev would be memory that nobody counts; in /proc there is the kernel to
     # be set up, which root in a user namespace may do, for bubblewrap covers only what it finds writable.
     yield from ("--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/")
