@@ -1,5 +1,6 @@
 """The web application: `uvicorn api.app:app`."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -22,7 +23,9 @@ RESOURCES = (models, datasets, jobs, artifacts, methods, webhooks, events, keys,
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Listen for the streams of jobs while the application runs."""
-    configure_logs()
+    configure_logs("api")
+    # Its lines would show the query, and with it the token of a sign-in link; `Edge` writes its own.
+    logging.getLogger("uvicorn.access").disabled = True
     async with app.state.watch.running():
         yield
 

@@ -5,16 +5,16 @@ import sys
 import structlog
 
 
-def configure_logs() -> None:
-    """Set up structlog; tracebacks are plain, since one with local variables would write keys into the log."""
+def configure_logs(process: str) -> None:
+    """Have every line name its process; tracebacks are plain, since one with local variables would show keys."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            lambda _logger, _method, event: {"process": process, **event},
             structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
     )

@@ -23,13 +23,13 @@ from typing import Any
 from celery.signals import celeryd_after_setup, worker_ready, worker_shutting_down
 
 from core.errors import ModelpressError
+from core.logs import configure_logs
 from core.queue import app
 from core.settings import settings
 from workers import presence
 from workers.deliver_webhook import deliver_webhook
 from workers.heart import listen_for_cancels
 from workers.inspect import inspect
-from workers.logs import configure_logs
 from workers.run_job import run_job
 
 _EX_CONFIG = 78

@@ -14,11 +14,11 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.database.session import transaction
+from core.logs import configure_logs
 from core.queue import OUTBOX_CHANNEL, BrokerUnavailable, count_messages, publish
 from core.services import outbox, sweeps
 from core.settings import settings
 from workers import presence
-from workers.logs import configure_logs
 from workers.notices import listen
 
 _BATCH = 100

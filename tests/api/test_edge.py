@@ -1,6 +1,7 @@
 """What every answer has, whatever the route."""
 
 import json
+import logging
 
 import pytest
 from fastapi.testclient import TestClient
@@ -95,3 +96,12 @@ def test_a_database_that_is_gone_is_said_so(client: TestClient, monkeypatch: pyt
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
     assert answer.json()["code"] == "unavailable"
+
+
+def test_queries_are_not_logged(
+    client: TestClient, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A one-time link carries its token in the query."""
+    client.get("/sign-in?token=canary")
+    assert "canary" not in "".join(capfd.readouterr()) + caplog.text
+    assert logging.getLogger("uvicorn.access").disabled

@@ -77,7 +77,8 @@ def test_no_request_is_a_fault_of_ours(client: TestClient, alice: User) -> None:
     ids = build_world(alice.tenant).ids
     seed = random.randrange(2**32)
     dice = random.Random(seed)
-    names = [name for name in ROWS if name not in ("follow_job", "revoke_key")]
+    # A stream does not end, and what is deleted is no target any more.
+    names = [name for name in ROWS if name not in ("follow_job", "revoke_key") and not name.startswith("delete_")]
     for number in range(ROUNDS):
         operation = dice.choice([*names, *BODIES])
         method, path, _ = OPERATIONS[operation]
