@@ -68,4 +68,5 @@ def enter(token: str, path: str) -> RedirectResponse:
 
 def own_path(path: str) -> str:
     """`path` if it leads to one of our own pages, else the first page."""
-    return path if path.startswith("/") and not path.startswith(("//", "/\\")) else START
+    is_own = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if is_own else START

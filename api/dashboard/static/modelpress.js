@@ -10,7 +10,10 @@
   };
 
   const copyText = async (button) => {
-    await navigator.clipboard.writeText(document.getElementById(button.dataset.from).textContent.trim());
+    const source = document.getElementById(button.dataset.from);
+    // Browsers give no clipboard to pages without TLS; then the text is selected, ready to be copied.
+    if (!navigator.clipboard) return getSelection().selectAllChildren(source);
+    await navigator.clipboard.writeText(source.textContent.trim());
     button.lastElementChild.textContent = "Copied";
     say("Copied");
   };

@@ -92,7 +92,9 @@ class TestSigningIn:
         client.cookies.clear()
         assert client.get(f"/sign-in?token={token}").status_code == 401
 
-    @pytest.mark.parametrize("path", ["https://evil.example", "//evil.example", "/\\evil.example", "jobs"])
+    @pytest.mark.parametrize(
+        "path", ["https://evil.example", "//evil.example", "/\\evil.example", "/\t/evil.example", "jobs"]
+    )
     def test_it_leads_only_to_our_own_pages(self, client: TestClient, alice: User, path: str) -> None:
         key = alice.headers["Authorization"].removeprefix("Bearer ")
         answer = client.post("/sign-in", data={"key": key, "next": path}, headers=ORIGIN)
