@@ -128,7 +128,8 @@ def _failure_of(error: Exception) -> Failure | None:
     if isinstance(error, Violation):
         return failure_of_end(End.VIOLATED, str(error))
     if isinstance(error, ModelpressError):
-        return failure_of_error(error)
+        # A store that does not answer may answer the next attempt.
+        return None if error.code == "unavailable" else failure_of_error(error)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return failure_of_end(End.NO_SPACE, f"The worker's disk is full: {error}.")
     return None

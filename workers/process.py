@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Protocol, final
 import psutil
 
 _GONE_SECONDS = 10.0
+_BLOCK = 512
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,19 @@ def usage(pid: int) -> Usage:
 def shared_out_memory(pid: int) -> int:
     """Bytes that the process and its children hold, memory that they share counted once. Slower than `usage`."""
     return sum(_proportional(member) for member in _members(pid))
+
+
+def hidden_bytes(pid: int) -> int:
+    """Bytes of files that the process and its children hold open and that have no name: deleted, or never named."""
+    sizes: dict[tuple[int, int], int] = {}
+    for member in _members(pid):
+        with contextlib.suppress(OSError), os.scandir(f"/proc/{member.pid}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    found = entry.stat()
+                    if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+                        sizes[found.st_dev, found.st_ino] = found.st_blocks * _BLOCK
+    return sum(sizes.values())
 
 
 def _members(pid: int) -> list[psutil.Process]:

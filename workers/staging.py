@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-import stat
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import structlog
+
 from core.services.files import ClaimedFile
 from core.settings import settings
 from core.storage.blobs import Blobs
 
+_log = structlog.get_logger(__name__)
 # A folder this young may be one whose owner has not locked it yet, in seconds.
 _UNLOCKED_FOR = 60.0
 _PARTIAL = ".part"
@@ -145,14 +148,13 @@ def _remove_orphans(runs: Path) -> None:
 
 
 def _remove(folder: Path) -> None:
-    # A runner may have closed its folders to their owner, which only root does not notice.
-    for _, names, _, descriptor in os.fwalk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                # Never through a symbolic link: it may point out of the folder.
-                if stat.S_ISDIR(os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode):
-                    os.chmod(name, 0o700, dir_fd=descriptor)
-    shutil.rmtree(folder, ignore_errors=True)
+    # The system's own programs, because they follow no link and bear trees that are deeper than Python's stack. A
+    # runner may also have closed its folders to their owner, which only root does not notice.
+    for command in (("chmod", "-R", "u+rwx"), ("rm", "-rf")):
+        program = shutil.which(command[0], path=os.defpath) or command[0]
+        done = subprocess.run([program, *command[1:], "--", str(folder)], capture_output=True, check=False)
+    if done.returncode != 0:
+        _log.warning("run_not_removed", folder=str(folder), error=done.stderr.decode(errors="replace")[-500:])
 
 
 @contextmanager

@@ -18,11 +18,12 @@ import structlog
 from core.messages import Message
 from workers.ending import ANSWERS, Answer, End, Outcome
 from workers.lines import Lines, Violation
-from workers.process import RunnerProcess, shared_out_memory, usage
+from workers.process import RunnerProcess, hidden_bytes, shared_out_memory, usage
 from workers.staging import Run
 
 _TICK = 0.1
 _CHUNK = 1 << 16
+_BLOCK = 512
 _MEMORY_EVERY = 0.2
 _DISK_EVERY = 1.0
 _ERRORS_KEPT = 1 << 14
@@ -161,6 +162,7 @@ class Supervision:
         if now >= self._disk_at:
             self._disk_at = now + _DISK_EVERY
             size, files = _disk_usage(self._run.folder)
+            size += hidden_bytes(self._process.pid)
             if size > (limit := self._limits.disk_bytes):
                 return End.NO_SPACE, f"It wrote {size} bytes to disk; its limit is {limit}."
             if files > _MAX_FILES:
@@ -187,18 +189,23 @@ class Supervision:
 
 
 def _disk_usage(folder: Path) -> tuple[int, int]:
-    """Bytes on disk and number of entries below a folder; stops counting at one more than is allowed."""
+    """Bytes on disk and number of entries below a folder; counts no further than one more than is allowed."""
     size = files = 0
-    # By descriptors, so that a folder swapped for a link does not lead out of the run.
-    for _, folders, names, descriptor in os.fwalk(folder, onerror=None):
-        files += len(folders) + len(names)
-        if files > _MAX_FILES:
-            break
-        for name in names:
-            try:
-                size += os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_blocks * 512
-            except FileNotFoundError:
-                continue
+    waiting = [str(folder)]
+    while waiting and files <= _MAX_FILES:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    files += 1
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        size += entry.stat(follow_symlinks=False).st_blocks * _BLOCK
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            # Closed to us, or deeper than a path may be long: nothing that an honest runner makes.
+            raise Violation(f"The runner made a folder that cannot be looked into: {error.strerror}.") from error
     return size, files
 
 

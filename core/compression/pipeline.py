@@ -73,7 +73,6 @@ class _Job:
     def __init__(self, request: RunJob, emit: Emit, work: Path) -> None:
         self._request = request
         self._emit_outside = emit
-        self._work = work
         self._out = work / "out"
         self._log: list[str] = []
         self._position = 0
@@ -136,7 +135,8 @@ class _Job:
         _check_folding(read_network, network, probes)
         original = path
         if description.format != "onnx":
-            original = self._work / "original.onnx"
+            # Only `out` can be written to in the sandbox; what is not announced there is not kept.
+            original = self._out / "original.onnx"
             export_onnx(network, original, probes=probes)
         text = (
             f"{description.format} model with {description.parameters:,} parameters, {len(description.layers)} layers."

@@ -96,6 +96,11 @@ class TestLimits:
         outcome = stage.run(*actions, {"sleep": 60}, limits=limits(disk_bytes=4 << 20))
         assert outcome.end is End.NO_SPACE
 
+    @pytest.mark.parametrize("kind", ["deleted", "memory"])
+    def test_files_without_a_name_are_counted(self, stage: Stage, kind: str) -> None:
+        outcome = stage.run({"hide": [kind, 8]}, {"sleep": 60}, limits=limits(disk_bytes=4 << 20))
+        assert outcome.end is End.NO_SPACE
+
     def test_shared_memory_is_disk(self, stage: Stage) -> None:
         actions = [{"write": [f"../dev/shm/{position}", "x" * (1 << 20)]} for position in range(8)]
         outcome = stage.run(*actions, {"sleep": 60}, limits=limits(disk_bytes=4 << 20))
@@ -139,6 +144,11 @@ class TestWhatIsLeft:
     def test_nothing_is_left_of_a_run(self, each_stage: Stage) -> None:
         each_stage.run({"close_folder": "out"}, {"done": 1})
         assert list((each_stage.folder / "scratch" / "runs").iterdir()) == []
+
+    def test_a_tree_deeper_than_the_stack_goes_too(self, stage: Stage) -> None:
+        text = "import os; os.chdir('/job/out'); [(os.mkdir('d'), os.chdir('d')) for _ in range(1500)]"
+        assert stage.run({"python": text}, {"done": 1}).end in (End.ANSWERED, End.VIOLATED)
+        assert list((stage.folder / "scratch" / "runs").iterdir()) == []
 
     def test_a_link_does_not_lead_the_cleaning_out(self, stage: Stage, tmp_path: Path) -> None:
         outside = tmp_path / "outside"

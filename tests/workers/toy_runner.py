@@ -155,6 +155,19 @@ def fill(asked: Filled) -> None:
     time.sleep(60)
 
 
+def hide(asked: tuple[str, int]) -> None:
+    """Files of a mebibyte each that have no name."""
+    for _ in range(asked[1]):
+        if asked[0] == "deleted":
+            file = (WORKDIR / "tmp" / "hidden").open("wb")
+            (WORKDIR / "tmp" / "hidden").unlink()
+        else:
+            file = os.fdopen(os.memfd_create("hidden"), "wb")
+        file.write(b"x" * (1 << 20))
+        file.flush()
+        HELD.append(file)
+
+
 def close_folder(path: str) -> None:
     """A folder with a file that its own owner may no longer enter."""
     closed = WORKDIR / path / "closed"
@@ -213,6 +226,7 @@ ACTIONS = {
     "fork": fork,
     "write": write,
     "fill": fill,
+    "hide": hide,
     "link": lambda asked: (WORKDIR / asked[0]).symlink_to(asked[1]),
     "close_folder": close_folder,
     "python": run_python,
