@@ -82,12 +82,13 @@ def is_unconfined(now: System) -> bool:
     return "none" in {settings().sandbox, now.sandbox, *(worker.sandbox for worker in now.workers)}
 
 
-def seeing(request: Request, session: Reading, principal: Reader) -> View:
+# The caller comes first: its session is closed before the next is opened, so no request holds two connections.
+def seeing(request: Request, principal: Reader, session: Reading) -> View:
     """Somebody looks at a page."""
     return View(request, session, principal)
 
 
-def doing(request: Request, session: Writing, principal: Annotated[Principal, Depends(caller)]) -> View:
+def doing(request: Request, principal: Annotated[Principal, Depends(caller)], session: Writing) -> View:
     """Somebody sends a form; the route says which scope that needs."""
     return View(request, session, principal)
 
