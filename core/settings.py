@@ -1,10 +1,11 @@
 """The settings of the service, read from the environment; `docs/settings.md` is generated from here."""
 
 from functools import lru_cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -60,6 +61,14 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(25, gt=0, description="Time that a worker has to let go of its job, in seconds.")
     idempotency_seconds: float = Field(86_400, gt=0, description="Life of an Idempotency-Key, in seconds.")
     session_seconds: float = Field(14 * 86_400, gt=0, description="Life of a browser session, in seconds.")
+
+    @field_validator("webhook_allow")
+    @classmethod
+    def _check_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """What is no network stops the process at its start, not the first webhook."""
+        for text in value:
+            ip_network(text, strict=False)
+        return value
 
 
 @lru_cache(maxsize=1)

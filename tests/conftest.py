@@ -83,7 +83,8 @@ def database(postgres: str, template: str, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("REDIS_URL", os.environ.get("REDIS_URL", "redis://127.0.0.1:9/0"))
     _forget_caches()
     yield url
-    engine().dispose()
+    if engine.cache_info().currsize:
+        engine().dispose()
     _forget_caches()
     administer(postgres, "DROP DATABASE {} WITH (FORCE)", name)
 

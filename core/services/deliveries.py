@@ -77,7 +77,8 @@ def due() -> tuple[ColumnElement[bool], ...]:
 
 def record(session: Session, due: DueDelivery, answer: Answer) -> None:
     """Writes down one try: delivered, or when the next one is; 410 or five bad days disable the endpoint."""
-    webhook = session.get(WebhookRow, due.webhook, with_for_update=True, populate_existing=True)
+    # The endpoint first, as whoever deletes it does; not so hard that new deliveries to it would have to wait.
+    webhook = session.get(WebhookRow, due.webhook, with_for_update={"key_share": True}, populate_existing=True)
     delivery = session.get(DeliveryRow, due.id, with_for_update=True, populate_existing=True)
     if webhook is None or delivery is None or len(delivery.tries) != due.number - 1:
         # The endpoint was deleted, or the claim ran out and another worker made this try.

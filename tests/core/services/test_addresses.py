@@ -2,9 +2,11 @@ import socket
 from collections.abc import Callable, Sequence
 
 import pytest
+from pydantic import ValidationError
 
 from core.errors import ModelpressError
 from core.services.addresses import Resolve, check_url, parse_networks
+from core.settings import Settings
 
 PRIVATE_V4 = (
     *("0.0.0.0", "10.0.0.1", "10.255.255.255", "100.64.0.1", "100.127.255.254", "127.0.0.1", "127.8.8.8"),
@@ -130,3 +132,9 @@ def test_plain_http_is_for_allowed_networks_only() -> None:
     for addresses in (("10.1.2.4",), ("127.0.0.1", "1.1.1.1"), ("::1",), ("::ffff:127.0.0.1",)):
         with pytest.raises(ModelpressError):
             check_url("http://somewhere.example/", allow, resolve=answers(*addresses))
+
+
+def test_a_network_that_is_none_stops_the_process(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELPRESS_WEBHOOK_ALLOW", '["10.0.0.0/40"]')
+    with pytest.raises(ValidationError, match="webhook_allow"):
+        Settings()
