@@ -48,7 +48,7 @@ class ModelDescription(Described):
     """All that is known of an uploaded model without loading it again."""
 
     inspector_version: int = INSPECTOR_VERSION
-    format: Literal["onnx", "pt2"]
+    format: Literal["onnx", "pt2", "hf"]
     mode: Literal["network", "onnx_only"] = "network"
     opset: int | None = None
     producer: str | None = None

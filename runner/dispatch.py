@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from core.compression.pipeline import run
-from core.data.dataset import describe_dataset
+from core.data.inspection import describe_dataset
 from core.errors import ModelpressError
 from core.messages import (
     REQUEST,
@@ -23,6 +23,7 @@ from core.messages import (
     Request,
 )
 from core.network.inspect import inspect
+from core.network.upload import staged_by_name
 from runner.channel import Channel
 
 TEXT_LIMIT = 4000
@@ -48,18 +49,12 @@ def answer(work: Path, channel: Channel) -> None:
 def _carry_out(request: Request, work: Path, channel: Channel) -> None:
     match request:
         case InspectModel():
-            channel.send(ModelInspected(description=inspect(_only_path(request), request.seed)))
+            channel.send(ModelInspected(description=inspect(staged_by_name(request.files), request.seed)))
         case InspectDataset():
             paths = [Path(file.path) for file in request.files]
             channel.send(DatasetInspected(description=describe_dataset(paths, request.spec)))
         case _:
             channel.send(JobDone(verdict=run(request, channel.send, work)))
-
-
-def _only_path(request: InspectModel) -> Path:
-    if len(request.files) != 1:
-        raise ModelpressError("unknown_format", f"A model is one file; {len(request.files)} were given.")
-    return Path(request.files[0].path)
 
 
 def _as_message(error: ModelpressError) -> ErrorMessage:

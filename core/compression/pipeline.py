@@ -27,6 +27,7 @@ from core.network.export_check import noise_inputs, relative_difference
 from core.network.fold import fold_batch_norm
 from core.network.inspect import inspect, read
 from core.network.network import Network
+from core.network.upload import staged_by_name
 from core.states import StepState
 from core.verdict import Verdict
 
@@ -121,10 +122,10 @@ class _Job:
     def _prepare(self) -> Prepared:
         """Read the model and the data, fold batch norms, and see that nothing was lost by it."""
         request = self._request
-        path = Path(request.model[0].path)
+        files = staged_by_name(request.model)
         self._progress(0.0, "prepare", "Reading the model")
-        description = inspect(path, request.seed)
-        read_network = read(path, request.seed)
+        description = inspect(files, request.seed)
+        read_network = read(files, request.seed)
         network = fold_batch_norm(read_network)
         dataset = None
         if request.dataset_spec is not None:
@@ -133,7 +134,7 @@ class _Job:
             dataset = open_dataset(paths, request.dataset_spec, network.inputs, outputs=network.outputs)
         probes = _probes(network, dataset)
         _check_folding(read_network, network, probes)
-        original = path
+        original = Path(request.model[0].path)
         if description.format != "onnx":
             # Only `out` can be written to in the sandbox; what is not announced there is not kept.
             original = self._out / "original.onnx"
@@ -201,7 +202,7 @@ class _Job:
         return measure_and_judge(
             MeasureRequest(
                 original=prepared.original,
-                original_bytes=request.model[0].bytes,
+                original_bytes=sum(file.bytes for file in request.model),
                 result=self._out / ONNX,
                 dataset=prepared.dataset,
                 target=request.target,

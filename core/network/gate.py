@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from core.errors import ModelpressError
+from core.network.upload import Files, as_files
 
-Format = Literal["onnx", "pt2"]
+Format = Literal["onnx", "pt2", "hf"]
 
 _TO_ONNX = "In your own program call `torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True)`."
 _TO_PT2 = "In your own program call `torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')`."
@@ -27,8 +28,21 @@ _MAGICS: tuple[tuple[bytes, int, str, str], ...] = (
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
 
-def recognise(path: Path) -> Format:
-    """The format of a model file; raises `unknown_format` or `unsupported_version` and says how to convert it."""
+def recognise(source: Path | Files) -> Format:
+    """The format of a model; raises `unknown_format` or `unsupported_version` and says how to convert it."""
+    files = as_files(source)
+    if len(files) == 1:
+        return _recognise_file(*files.values())
+    if "config.json" in files:
+        return "hf"
+    raise ModelpressError(
+        "unknown_format",
+        f"These {len(files)} files are no model that is known here.",
+        hint="Upload one .onnx or .pt2 file, or config.json and the .safetensors files of a Hugging Face model.",
+    )
+
+
+def _recognise_file(path: Path) -> Format:
     with path.open("rb") as file:
         head = file.read(512)
     if head[:2] == b"PK":

@@ -23,21 +23,23 @@ from core.network.parity import check_onnx_parity, check_pt2_parity
 from core.network.read_onnx import read_onnx
 from core.network.read_pt2 import read_pt2
 from core.network.strip import strip_onnx
+from core.network.upload import Files, as_files
 
 
-def read(path: Path, seed: int = 0) -> Network:
-    """The canonical network of a model file; raises `ModelpressError` where the file cannot be read.
+def read(source: Path | Files, seed: int = 0) -> Network:
+    """The canonical network of a model; raises `ModelpressError` where a file cannot be read.
 
     Parity with the file is not checked here: `inspect` does, before a model is ready.
     """
-    return _build(_open(path).flat, seed)
+    return _build(_open(as_files(source)).flat, seed)
 
 
-def inspect(path: Path, seed: int = 0) -> ModelDescription:
-    """Read a model file, compare the network with it, and describe it; raises `ModelpressError` with the node."""
-    opened = _open(path)
+def inspect(source: Path | Files, seed: int = 0) -> ModelDescription:
+    """Read a model, compare the network with it, and describe it; raises `ModelpressError` with the node."""
+    files = as_files(source)
+    opened = _open(files)
     network = _build(opened.flat, seed)
-    parity = _check_parity(network, opened, path, seed)
+    parity = _check_parity(network, opened, files, seed)
     described = describe(network)
     return ModelDescription(
         format=opened.format,
@@ -51,7 +53,7 @@ def inspect(path: Path, seed: int = 0) -> ModelDescription:
         parameters=described.parameters,
         macs=described.macs,
         planned_activation_bytes=described.planned_activation_bytes,
-        bytes_stripped=_stripped_bytes(opened, path),
+        bytes_stripped=_stripped_bytes(opened, files),
         layers=described.layers,
         operators=described.operators,
         parity=parity,
@@ -69,8 +71,9 @@ class _Opened:
     model: onnx.ModelProto | None
 
 
-def _open(path: Path) -> _Opened:
-    if recognise(path) == "pt2":
+def _open(files: Files) -> _Opened:
+    path = _only(files)
+    if recognise(files) == "pt2":
         return _Opened("pt2", read_pt2(path), None)
     model = open_onnx(path)
     return _Opened("onnx", read_onnx(model), model)
@@ -111,17 +114,23 @@ def _dtype_name(node: fx.Node) -> str:
     return str(cast("torch.Tensor", node.meta["value"]).dtype).removeprefix("torch.")
 
 
-def _check_parity(network: Network, opened: _Opened, path: Path, seed: int) -> Parity:
+def _only(files: Files) -> Path:
+    """The one file of a format that has no more than one."""
+    return next(iter(files.values()))
+
+
+def _check_parity(network: Network, opened: _Opened, files: Files, seed: int) -> Parity:
     if opened.model is not None:
         return check_onnx_parity(network, opened.flat, opened.model, seed=seed)
     # The program that was opened first has been rewritten.
-    return check_pt2_parity(network, read_pt2(path), seed=seed)
+    return check_pt2_parity(network, read_pt2(_only(files)), seed=seed)
 
 
-def _stripped_bytes(opened: _Opened, path: Path) -> int:
+def _stripped_bytes(opened: _Opened, files: Files) -> int:
     """Bytes of the file without traces, paths and sample inputs."""
     if opened.model is not None:
         return int(strip_onnx(opened.model).ByteSize())
+    path = _only(files)
     with Archive(path) as archive:
         return path.stat().st_size - archive.superfluous_bytes()
 

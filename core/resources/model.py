@@ -20,9 +20,9 @@ class Upload(Resource):
 
 
 class ModelCreate(Asked):
-    """What `POST /v1/models` takes."""
+    """What `POST /v1/models` takes: one file, or all files of a model that has several."""
 
-    uploads: tuple[str, ...] = Field(min_length=1, max_length=1)
+    uploads: tuple[str, ...] = Field(min_length=1, max_length=64)
     name: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     metadata: Metadata = Field(default_factory=dict)
 
