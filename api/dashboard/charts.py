@@ -50,7 +50,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A labelled tick of an axis, in percent."""
+    """A labelled tick of the axis, in percent."""
 
     at: float
     label: str
@@ -58,25 +58,22 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Marker:
-    """Median and p95 of one series, in percent."""
+    """Where median and p95 of one series are, in percent."""
 
     series: str
     median: float
     p95: float
-    label: str
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
-    """Times of single runs at one batch size, original and result on the same axes."""
+    """Times of single calls at one batch size, original and result on the same axis."""
 
-    batch: int
     caption: str
     sentence: str
     bars: tuple[Bar, ...]
     markers: tuple[Marker, ...]
     ticks: tuple[Mark, ...]
-    counts: tuple[Mark, ...]
 
 
 def quality_interval(original: Quality, result: Quality, limit: float | None) -> Interval:
@@ -113,51 +110,45 @@ def histograms(original: Measured, result: Measured) -> tuple[Histogram, ...]:
 
 def _histogram(original: Latency, result: Latency) -> Histogram:
     series = (("original", original), ("result", result))
-    edges = [edge for _, latency in series for edge, _ in latency.histogram]
-    # The last bin's right edge is not stored: it is as wide as the others.
-    last = max(latency.histogram[-1][0] + _bin_width(latency) for _, latency in series)
-    axis = Axis(min(edges), max(last, *(latency.p95_ms for _, latency in series)))
-    tallest = max(count for _, latency in series for _, count in latency.histogram)
-    top = tallest * 1.15
+    low = min(latency.histogram[0][0] for _, latency in series)
+    # A single slow call must not squeeze all others into one bar.
+    axis = Axis(low, max(latency.p95_ms for _, latency in series) * 1.15)
+    # Bins differ in width, and the files in the number of calls: equal areas are equal shares of the calls.
+    tallest = max(_density(latency, count) for _, latency in series for _, count in latency.histogram)
     bars = [
-        Bar(axis.at(edge), max(0.6, _width(axis, _bin_width(latency)) - 0.3), round(100 * count / top, 2), name)
+        Bar(axis.at(edge), width, round(90 * _density(latency, count) / tallest, 2), name)
         for name, latency in series
         for edge, count in latency.histogram
-        if count
+        if count and (width := round(axis.at(edge + _bin_width(latency)) - axis.at(edge), 2)) > 0
     ]
-    markers = [
-        Marker(name, axis.at(latency.median_ms), axis.at(latency.p95_ms), f"{latency.median_ms:.3f}")
-        for name, latency in series
-    ]
+    markers = [Marker(name, axis.at(latency.median_ms), axis.at(latency.p95_ms)) for name, latency in series]
     step = _nice_step(axis.high - axis.low, 5)
     first = -(-axis.low // step)
     ticks = [Mark(axis.at(value), _label(value, step)) for value in _steps(first * step, axis.high, step)]
-    count_step = max(1.0, _nice_step(top, 4))
-    counts = [Mark(round(100 - 100 * value / top, 2), f"{value:.0f}") for value in _steps(0, top, count_step)]
     before, after = (1000 * latency.batch / latency.median_ms for _, latency in series)
     return Histogram(
-        batch=original.batch,
         caption=f"Batch {original.batch}: {before:,.0f} → {after:,.0f} samples a second",
         sentence=(
-            f"Histogram of {original.runs} runs each at batch {original.batch}. "
+            f"Histogram of the time of single calls at batch {original.batch}. "
             f"Original median {original.median_ms:.3f} ms, p95 {original.p95_ms:.3f}. "
             f"Result median {result.median_ms:.3f} ms, p95 {result.p95_ms:.3f}."
         ),
         bars=tuple(bars),
         markers=tuple(markers),
         ticks=tuple(ticks),
-        counts=tuple(counts),
     )
+
+
+def _density(latency: Latency, count: int) -> float:
+    """Share of the calls in a bin, for each millisecond of its width."""
+    return count / sum(each for _, each in latency.histogram) / _bin_width(latency)
 
 
 def _bin_width(latency: Latency) -> float:
     edges = [edge for edge, _ in latency.histogram]
     gaps = [right - left for left, right in pairwise(edges)]
+    # A histogram of one bin does not say how wide it is.
     return min(gaps) if gaps else latency.median_ms * 0.02
-
-
-def _width(axis: Axis, width: float) -> float:
-    return round(100 * width / (axis.high - axis.low), 2)
 
 
 def _nice_step(extent: float, parts: int) -> float:

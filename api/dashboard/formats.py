@@ -1,6 +1,9 @@
 """Numbers, times and ids as the pages write them."""
 
+import re
 from datetime import UTC, datetime
+
+from markupsafe import Markup, escape
 
 MINUS = "−"
 DASH = "–"
@@ -106,8 +109,14 @@ def clock(seconds: float) -> str:
     return f"{int(minutes):02d}:{rest:04.1f}"
 
 
+def coded(text: str) -> Markup:
+    """Text in which what stands between backticks is set as code; all of it is escaped."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped just here
+
+
 FILTERS = {
     "clock": clock,
+    "coded": coded,
     "duration": duration,
     "exact_time": exact_time,
     "fraction": fraction,

@@ -118,15 +118,19 @@ def verdict_values(verdict: Verdict) -> dict[str, object]:
 
 
 def recipe_text(job: Job) -> str:
-    """The job as the `recipe.yaml` that asks for it again."""
-    asked = job.model_dump(mode="json", include=set(JobCreate.model_fields), exclude_unset=True)
-    kept = {name: asked[name] for name in JobCreate.model_fields if asked.get(name) not in (None, {})}
-    kept["recipe"] = job.recipe.model_dump(mode="json", exclude_defaults=True) | {
+    """The job as the `recipe.yaml` that asks for it again: what differs from the defaults."""
+    asked = JobCreate.model_validate({name: getattr(job, name) for name in JobCreate.model_fields})
+    said = asked.model_dump(mode="json", exclude_defaults=True)
+    for section in ("target", "constraints", "limits"):
+        said[section] = getattr(asked, section).model_dump(mode="json", exclude_defaults=True)
+    said["recipe"] = {
         "steps": [
-            {"method": step.method, **step.model_dump(mode="json", exclude_defaults=True)} for step in job.recipe.steps
+            {"method": step.method, **step.model_dump(mode="json", exclude_defaults=True)}
+            for step in asked.recipe.steps
         ]
     }
-    return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True))
+    written = {name: said[name] for name in JobCreate.model_fields if said.get(name)}
+    return str(yaml.safe_dump(written, sort_keys=False, allow_unicode=True))
 
 
 def log_line(payload: Mapping[str, object], at: datetime, began: datetime) -> LogLine:

@@ -49,3 +49,7 @@ def test_percent_and_clock() -> None:
     assert formats.percent(0.52) == "52 %"
     assert formats.percent(0.012) == "1.2 %"
     assert formats.clock(107.23) == "01:47.2"
+
+
+def test_code_is_set_as_code_and_everything_is_escaped() -> None:
+    assert formats.coded("Ask for `a: <b>` & `c`") == "Ask for <code>a: &lt;b&gt;</code> &amp; <code>c</code>"

@@ -4,19 +4,23 @@ import re
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from fastapi.testclient import TestClient
 from httpx2 import Response
 
 from api.app import create_app
+from api.dashboard.jobs import recipe_text
 from core.database.session import transaction
 from core.database.tables import JobRow
+from core.resources.job import JobCreate
 from core.resources.model import Rename
 from core.resources.system import Scope
 from core.services import job_views, jobs, models, sign_in
 from core.settings import settings
+from core.specs.recipe import Limits
 from core.states import JobState
 from tests.api.conftest import User, bearer
-from tests.api.dashboard.samples import verdict
+from tests.api.dashboard.samples import job, verdict
 from tests.api.world import World, build_world
 
 ORIGIN = {"origin": "http://127.0.0.1"}
@@ -189,6 +193,13 @@ class TestReading:
         assert 'data-theme="dark"' in page.get("/jobs").text
         page.cookies.set("theme", '"><script>')
         assert "data-theme" not in page.get("/jobs").text
+
+
+def test_the_recipe_of_a_page_asks_for_the_same_job() -> None:
+    shown = job(limits=Limits(minutes=5), webhook_url="https://example.com/hook")
+    asked = JobCreate.model_validate(yaml.safe_load(recipe_text(shown)))
+    assert asked == JobCreate.model_validate({name: getattr(shown, name) for name in JobCreate.model_fields})
+    assert "memory_bytes" not in recipe_text(shown)
 
 
 class TestWriting:
