@@ -9,7 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from core.compression.pipeline import run
-from core.data.inspection import describe_dataset
+from core.data.dataset import describe_dataset
 from core.errors import ModelpressError
 from core.messages import (
     REQUEST,
