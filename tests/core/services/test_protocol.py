@@ -249,7 +249,7 @@ def calm_clock(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("calm_clock")
 def test_the_protocol_holds() -> None:
-    run(examples=25, steps=50)
+    run(examples=15, steps=50)
 
 
 @pytest.mark.slow
