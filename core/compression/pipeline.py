@@ -18,6 +18,7 @@ from core.compression.papers import Papers, reproduce_of
 from core.compression.registry import method_of
 from core.compression.yardstick import Yardstick, choosing_split, input_batches
 from core.data.dataset import Dataset, open_dataset
+from core.data.source import data_files
 from core.description import ModelDescription, SplitName
 from core.errors import ModelpressError
 from core.measure.verdict import MeasureRequest, measure_and_judge
@@ -130,8 +131,13 @@ class _Job:
         dataset = None
         if request.dataset_spec is not None:
             self._progress(PREPARED / 2, "prepare", "Reading the data")
-            paths = [Path(file.path) for file in request.dataset]
-            dataset = open_dataset(paths, request.dataset_spec, network.inputs, outputs=network.outputs)
+            dataset = open_dataset(
+                data_files(request.dataset),
+                request.dataset_spec,
+                network.inputs,
+                outputs=network.outputs,
+                beside=data_files(request.model),
+            )
         probes = _probes(network, dataset)
         _check_folding(read_network, network, probes)
         original = Path(request.model[0].path)

@@ -32,7 +32,7 @@ _TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "to
 def export_onnx(network: Network, path: Path, *, probes: tuple[Tensor, ...] | None = None) -> None:
     """Write ONNX with a free batch, reload it and compare on `probes` (or seeded noise); raises `export_disagrees`."""
     program = _program(network, "onnx")
-    with _quiet():
+    with _quiet(), _typed_errors():
         made = torch.onnx.export(
             program,
             dynamo=True,
@@ -94,6 +94,15 @@ def _strip(program: ExportedProgram) -> None:
             for node in module.graph.nodes:
                 for trace in _TRACES:
                     node.meta.pop(trace, None)
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except torch.onnx.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ModelpressError("unsupported_operator", f"An operator cannot be written as ONNX: {reason}") from error
 
 
 @contextmanager

@@ -38,6 +38,8 @@ def expand(network: Network, flavour: Flavour) -> fx.GraphModule:
     ranks = input_ranks(network)
     replaced: set[str] = set()
     for node in list(module.graph.nodes):
+        if flavour == "onnx":
+            _suit_exporter(module, node, network, ranks)
         if node.op == "call_module":
             layer = network.graph.get_submodule(node.target)
             if isinstance(layer, ActivationGrid):
@@ -56,23 +58,55 @@ def expand(network: Network, flavour: Flavour) -> fx.GraphModule:
 
 
 def input_ranks(network: Network) -> dict[str, int]:
-    """By node name, the rank of the first input of every node that calls a layer."""
+    """By node name, the rank of the first input of every call."""
     ranks: dict[str, int] = {}
 
     class Recorder(fx.Interpreter):
-        def call_module(self, target: fx.node.Target, args: tuple[object, ...], kwargs: dict[str, object]) -> object:
-            if args and isinstance(args[0], Tensor):
-                ranks[node_name[0]] = args[0].dim()
-            return super().call_module(target, args, kwargs)  # type: ignore[arg-type]  # fx types these loosely
-
         def run_node(self, n: fx.Node) -> object:
-            node_name[0] = n.name
-            return super().run_node(n)
+            value = super().run_node(n)
+            if isinstance(value, Tensor):
+                shapes[n.name] = value.dim()
+            if n.all_input_nodes:
+                ranks[n.name] = shapes.get(n.all_input_nodes[0].name, 0)
+            return value
 
-    node_name = [""]
+    shapes: dict[str, int] = {}
     with torch.no_grad():
         Recorder(network.graph).run(*example_inputs(network))
     return ranks
+
+
+def _suit_exporter(module: fx.GraphModule, node: fx.Node, network: Network, ranks: dict[str, int]) -> None:
+    """Say what the ONNX exporter or onnxruntime would get wrong in another way, before anything is written out."""
+    graph = module.graph
+    if node.target is torch.ops.aten.scaled_dot_product_attention.default and ranks.get(node.name) == 3:
+        # The exporter knows attention with heads only, so one head is made.
+        with graph.inserting_before(node):
+            node.args = tuple(
+                graph.call_function(torch.ops.aten.unsqueeze.default, (value, -3))
+                if isinstance(value, fx.Node)
+                else value
+                for value in node.args
+            )
+        with graph.inserting_after(node):
+            squeezed = graph.call_function(torch.ops.aten.squeeze.dim, (node, 1))
+        node.replace_all_uses_with(squeezed, delete_user_cb=lambda user: user is not squeezed)
+    elif node.op == "call_module" and _is_float_between_grids(node, network):
+        with graph.inserting_before(node):
+            source = node.all_input_nodes[0]
+            node.replace_input_with(source, graph.call_function(operators.FENCE, (source,)))
+
+
+def _is_float_between_grids(node: fx.Node, network: Network) -> bool:
+    layer = network.graph.get_submodule(str(node.target))
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or f"{node.target}.weight" in network.encodings:
+        return False
+    original = next(found for found in network.graph.graph.nodes if found.name == node.name)
+    source = original.all_input_nodes[0]
+    # onnxruntime moves a DequantizeLinear through what only moves values.
+    while source.op == "call_function" and len(source.all_input_nodes) == 1:
+        source = source.all_input_nodes[0]
+    return source.op == "call_module" and isinstance(network.graph.get_submodule(str(source.target)), ActivationGrid)
 
 
 def _is_written_out(layer: nn.Module, path: str, network: Network, rank: int) -> bool:

@@ -107,6 +107,6 @@ def _elsewhere(cut: Cut) -> Finding:
     return make_finding(
         "saturates_without_vnni",
         f"On a CPU without VNNI this file would saturate: {cut.share:.0%} of the sums of {cut.layer} would be cut, "
-        f"the answers would be {cut.difference:.1%} off and {cut.changed:.0%} of them would change. "
+        f"the outputs would be {cut.difference:.1%} off and {cut.changed:.0%} of the answers would change. "
         "For such CPUs ask for `saturation: seven_bit`.",
     )

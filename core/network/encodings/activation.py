@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 ACTIVATION_LEVELS = 255
+SMALLEST_SCALE = 2.0**-80
 
 
 @final
@@ -24,7 +25,8 @@ class ActivationGrid(nn.Module):
     def of_range(cls, low: float, high: float) -> "ActivationGrid":
         """The grid that spans `low` … `high`, widened to hold zero, which must be exact because padding is zero."""
         low, high = min(low, 0.0), max(high, 0.0)
-        scale = max((high - low) / ACTIVATION_LEVELS, float(torch.finfo(torch.float32).tiny) * 2.0**24)
+        # Of a value that is always zero nothing is known; 1 keeps products of scales far from underflow.
+        scale = max((high - low) / ACTIVATION_LEVELS, SMALLEST_SCALE) if high > low else 1.0
         return cls(scale, round(min(max(-low / scale, 0.0), ACTIVATION_LEVELS)))
 
     def integers(self, x: Tensor) -> Tensor:

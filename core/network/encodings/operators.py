@@ -1,4 +1,4 @@
-"""Two operators that exist only between `fx` and ONNX: QuantizeLinear and DequantizeLinear.
+"""Operators that exist only between `fx` and ONNX: QuantizeLinear, DequantizeLinear, and a fence.
 
 Plain ATen arithmetic would be exported as arithmetic; these are exported as the nodes that onnxruntime fuses.
 """
@@ -33,8 +33,20 @@ def _dequantize_shape(x: Tensor, scale: Tensor, zero_point: Tensor | None, axis:
     return torch.empty_like(x, dtype=torch.float32)
 
 
+@torch.library.custom_op("modelpress::fence", mutates_args=())
+def _fence(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+@_fence.register_fake
+def _fence_shape(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
 QUANTIZE: Callable[..., Tensor] = torch.ops.modelpress.quantize.default
 DEQUANTIZE: Callable[..., Tensor] = torch.ops.modelpress.dequantize.default
+# Keeps a float layer float: onnxruntime quantizes, unasked, a layer that it finds between two rounded values.
+FENCE: Callable[..., Tensor] = torch.ops.modelpress.fence.default
 
 
 def _onnx_quantize(x, scale, zero_point):  # type: ignore[no-untyped-def]  # onnxscript's values have no public type
@@ -45,7 +57,13 @@ def _onnx_dequantize(x, scale, zero_point, axis):  # type: ignore[no-untyped-def
     return onnx_op.DequantizeLinear(x, scale, zero_point, axis=axis)
 
 
+def _onnx_fence(x):  # type: ignore[no-untyped-def]  # onnxscript's values have no public type
+    # A sum of one; an Identity would be removed before it could help.
+    return onnx_op.Sum(x)
+
+
 ONNX_TRANSLATIONS: Mapping[Callable[..., object], Callable[..., object]] = {
     QUANTIZE: _onnx_quantize,
     DEQUANTIZE: _onnx_dequantize,
+    FENCE: _onnx_fence,
 }

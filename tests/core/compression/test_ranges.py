@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from core.compression.quantize.observers import BINS, Histogram
+from core.compression.quantize.ranges import choose_range
+from core.network.encodings import ActivationGrid
+from core.specs.quantize import Calibration
+
+METHODS = ("minmax", "percentile", "mse", "entropy")
+
+
+def histogram_of(*parts: torch.Tensor) -> Histogram:
+    histogram = Histogram()
+    for part in parts:
+        histogram.add(part)
+    return histogram
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 10_000), st.integers(1, 6))
+def test_a_histogram_does_not_depend_on_the_order_of_batches(seed: int, parts: int) -> None:
+    values = torch.randn(600, generator=torch.Generator().manual_seed(seed)) * torch.logspace(-6, 4, 600)
+    whole = histogram_of(values)
+    pieces = histogram_of(*reversed(values.chunk(parts)))
+    assert np.array_equal(whole.counts, pieces.counts)
+    assert (whole.low, whole.high, whole.radius) == (pieces.low, pieces.high, pieces.radius)
+    assert whole.counts.sum() == 600
+    assert whole.counts.size == BINS
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("shift", [0.0, 3.0, -3.0])
+def test_a_range_lies_within_what_was_seen_and_holds_zero(method: str, shift: float) -> None:
+    values = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) + shift
+    low, high = choose_range(histogram_of(values), Calibration(method=method))
+    assert min(float(values.min()), 0.0) <= low <= 0.0 <= high <= max(float(values.max()), 0.0)
+    assert high - low > 2.0
+
+
+@pytest.mark.parametrize("method", ["percentile", "entropy"])
+def test_outliers_are_clipped_where_that_pays(method: str) -> None:
+    values = torch.relu(torch.randn(100_000, generator=torch.Generator().manual_seed(0)))
+    values[:2] = 40.0
+    _, high = choose_range(histogram_of(values), Calibration(method=method))
+    assert high < 20.0
+
+
+def test_mse_is_no_worse_than_minmax() -> None:
+    values = torch.randn(50_000, generator=torch.Generator().manual_seed(0)) ** 3
+    errors = {}
+    for method in ("minmax", "mse"):
+        grid = ActivationGrid.of_range(*choose_range(histogram_of(values), Calibration(method=method)))
+        errors[method] = float((grid(values) - values).square().mean())
+    assert errors["mse"] < errors["minmax"]
+
+
+def test_dead_values_give_an_empty_range() -> None:
+    for method in METHODS:
+        assert choose_range(histogram_of(torch.zeros(10)), Calibration(method=method)) == (0.0, 0.0)
