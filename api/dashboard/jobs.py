@@ -72,6 +72,7 @@ def show_job(job_id: str, view: Seen) -> Response:
         "lines": [log_line(event.payload, event.created_at, began) for event in events],
         "log_limit": LOG_LINES,
         "seq": events[-1].seq if events else 0,
+        "files": sorted(job.artifacts, key=lambda each: (not each.kind.startswith("model."), each.filename)),
         "recipe": recipe_text(job),
         "deliveries": deliveries_of(view, job),
     }
