@@ -78,7 +78,7 @@ class Connection:
         content = request.body() if request.body else None
         try:
             return self._http.request(
-                request.method, request.path, params=request.params, headers=request.headers, content=content
+                request.method, request.path, params=request.params or None, headers=request.headers, content=content
             )
         except (httpx2.TransportError, httpx2.UnsupportedProtocol) as error:
             raise UnreachableError(f"No answer from {self.url}: {error}") from error

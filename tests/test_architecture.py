@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("api", "core", "docs", "launch", "migrations", "modelpress", "runner", "tools", "workers")
 SOURCES = sorted(file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
+BINARY = {".ico", ".npz", ".onnx", ".png", ".pt2", ".woff2"}
 # The tables are one list: its length is not complexity.
 LONG_MODULES = {"core/database/tables.py"}
 
@@ -76,8 +77,9 @@ def test_errors_are_caught_by_name() -> None:
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or ast.unparse(node.type) in {"Exception", "BaseException"})
         and not name(file).startswith(edges)
+        and "#" not in file.read_text().splitlines()[node.lineno - 1]
     ]
-    assert not broad, "only the edge of a task or request catches everything"
+    assert not broad, "only the edge of a task or request catches everything, or a line that says why"
 
 
 def test_no_module_is_called_after_nothing() -> None:
@@ -88,11 +90,12 @@ def test_no_module_is_called_after_nothing() -> None:
 def test_tracked_files_name_no_machine_and_no_registry() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
     hosts = re.compile(r"py" r"pi\.org|python" r"hosted|registry\.npm" r"js|deb\.debian" r"\.org")
-    paths = re.compile(r"/(?:ho" r"me|Us" r"ers)/[a-z]+/|/wo" r"rk/")
+    paths = re.compile(r"(?<![\w.])/(?:ho" r"me|ro" r"ot|Us" r"ers|wo" r"rk)/[a-z]+/")
     found = []
     for entry in filter(None, listed.split("\0")):
         file = ROOT / entry
-        if not file.is_file() or file.suffix in {".onnx", ".pt2", ".npz", ".png", ".ico", ".woff2"}:
+        # Tests make up paths to see that they are stripped.
+        if not file.is_file() or entry.startswith("tests/") or file.suffix in BINARY:
             continue
         text = file.read_text(errors="replace")
         found += [entry] if hosts.search(text) or paths.search(text) else []

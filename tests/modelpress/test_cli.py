@@ -20,7 +20,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def test_the_path_from_upload_to_file(modelpress: Run, tmp_path: Path) -> None:
-    model = json.loads(modelpress("upload", DEMO / "lenet5.onnx", "--json").stdout)
+    uploaded = modelpress("upload", DEMO / "lenet5.onnx", "--json")
+    assert uploaded.returncode == 0, uploaded.stderr
+    model = json.loads(uploaded.stdout)
     assert model["state"] == "ready"
     assert model["capabilities"]["quantize.linear"]["ok"]
     shown = modelpress("upload", "--dataset", DEMO / "mnist.npz", "--input", MNIST)
