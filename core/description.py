@@ -1,10 +1,12 @@
 """What inspection wrote down about a model or a data set: plain data, no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 INSPECTOR_VERSION = 1
+
+PixelCount = Annotated[int, Field(ge=1, le=8192)]
 
 
 class Described(BaseModel):
@@ -69,39 +71,66 @@ class ModelDescription(Described):
 
 
 class InputMapping(Described):
-    """How the arrays of a data set become one input of the network: x·scale, then (x − mean)/std."""
+    """How the arrays of a data set become one input of the network: x·scale, then (x − mean)/std.
+
+    Images are read as bytes in NHWC, resized, and become NCHW; texts become `length` token ids, padded or cut.
+    """
 
     layout: Literal["NCHW", "NHWC", "NHW", "NC", "NT", "as_is"] = "as_is"
     scale: float = 1.0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    size: tuple[PixelCount, PixelCount] | None = Field(None, description="Height and width that images are brought to.")
+    resize: PixelCount | None = Field(
+        None, description="Shorter side that images are brought to before their middle is cut out as `size`."
+    )
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = Field("bilinear", description="How images are resized.")
+    colour: Literal["rgb", "grey"] | None = Field(None, description="Colours of images; left out: as the first has.")
+    length: int | None = Field(None, ge=1, le=65_536, description="Tokens of a text, where the model leaves it free.")
+    part: Literal["ids", "mask", "types", "positions"] | None = Field(
+        None, description="What of a text this input takes; left out: by the name of the input."
+    )
+
+
+ArrayNames = str | dict[str, str]
 
 
 class SplitArrays(Described):
-    """The names of the arrays of one given split."""
+    """The names of the arrays or columns of one given split; `x` by input where the network has several.
 
-    x: str
+    `pair` is the other side of each pair, for the task `embedding`.
+    """
+
+    x: ArrayNames
     y: str | None = None
+    pair: ArrayNames | None = None
 
 
-class FractionSplits(Described):
-    """One pair of arrays, split by seeded fractions."""
+class FractionSplits(SplitArrays):
+    """Arrays that are split by seeded fractions, of rows in a drawn order or by the hash of each sample's content.
 
-    x: str
-    y: str | None = None
+    By content, equal samples fall into the same split, and adding samples moves no other.
+    """
+
     fractions: dict[Literal["train", "validation", "evaluation"], float]
     seed: int = 0
+    by: Literal["row", "content"] = "row"
 
 
 SplitName = Literal["train", "calibration", "validation", "evaluation"]
+GivenSplits = dict[SplitName, SplitArrays]
+Task = Literal[
+    "classification", "multi_label", "regression", "token_classification", "language_modelling", "embedding", "none"
+]
 
 
 class DatasetSpec(Described):
-    """How the uploaded arrays are to be read."""
+    """How the uploaded files are to be read; splits that are left out are found by the names in the files."""
 
-    task: Literal["classification", "language_modelling", "regression", "none"]
+    task: Task
     inputs: dict[str, InputMapping] = Field(default_factory=dict)
-    splits: dict[SplitName, SplitArrays] | FractionSplits
+    splits: GivenSplits | FractionSplits | None = None
+    label_names: tuple[str, ...] = Field((), max_length=100_000, description="Names of the classes, in order.")
 
 
 class SplitDescription(Described):
@@ -111,13 +140,18 @@ class SplitDescription(Described):
     labelled: bool
 
 
+DataFormat = Literal["npz", "safetensors", "images", "parquet", "csv", "jsonl", "text"]
+
+
 class DatasetDescription(Described):
-    """What a data set turned out to hold."""
+    """What a data set turned out to hold; `reading` says which arrays each split was read from."""
 
     inspector_version: int = INSPECTOR_VERSION
-    format: Literal["npz"]
+    format: DataFormat
     task: str
     inputs: tuple[TensorDescription, ...]
     splits: dict[SplitName, SplitDescription]
     classes: int | None = None
+    label_names: tuple[str, ...] = ()
+    reading: GivenSplits | FractionSplits | None = None
     warnings: tuple[str, ...] = ()

@@ -9,7 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from core.compression.pipeline import run
-from core.data.dataset import describe_dataset
+from core.data.inspection import describe_dataset
+from core.data.source import data_files
 from core.errors import ModelpressError
 from core.messages import (
     REQUEST,
@@ -51,8 +52,7 @@ def _carry_out(request: Request, work: Path, channel: Channel) -> None:
         case InspectModel():
             channel.send(ModelInspected(description=inspect(staged_by_name(request.files), request.seed)))
         case InspectDataset():
-            paths = [Path(file.path) for file in request.files]
-            channel.send(DatasetInspected(description=describe_dataset(paths, request.spec)))
+            channel.send(DatasetInspected(description=describe_dataset(data_files(request.files), request.spec)))
         case _:
             channel.send(JobDone(verdict=run(request, channel.send, work)))
 

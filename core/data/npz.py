@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from core.data.columns import Array, ArrayColumn, Column, FileColumn, Spool
 from core.errors import ModelpressError
 
 MAX_ENTRIES = 1000
-# Deflated arrays are held in memory, stored ones are mapped from the disk.
-MAX_DEFLATED_BYTES = 2 * 1024**3
+# Stored arrays are read where they are, deflated ones are unpacked to a temporary file.
+MAX_DEFLATED_BYTES = 8 * 1024**3
+# Arrays in Fortran order cannot be read row by row.
+MAX_FORTRAN_BYTES = 256 * 1024**2
 CHUNK_BYTES = 1 << 20
 # Of the local header of a zip entry (APPNOTE 4.3.7): its fixed part, and where the lengths of name and extra field are.
 LOCAL_HEADER_BYTES = 30
@@ -26,8 +28,6 @@ ENCRYPTED_FLAG = 0x1
 NUMBERS = "biuf"
 # What zipfile, zlib and numpy raise on a damaged file.
 DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError)
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +57,16 @@ class NpzArchive:
                     entry = _read_header(archive, info)
                     self.entries[entry.name] = entry
 
-    def read(self, name: str) -> Array:
-        """The array `name`, read-only; a stored entry is a memory map. Every byte is checked against its CRC."""
+    def read(self, name: str) -> Column:
+        """The array `name`, which stays on the disk. Every byte is checked against its CRC."""
         entry = self.entries[name]
         if entry.dtype.kind not in NUMBERS:
             raise ModelpressError("invalid_data", f"Array `{name}` holds {entry.dtype}, not numbers.")
+        if entry.shape == ():
+            raise ModelpressError("invalid_data", f"Array `{name}` is a single number.")
         with _reporting(self._path, name), zipfile.ZipFile(self._path) as archive:
-            array = self._map(archive, entry) if _is_stored(entry.info) else _inflate(archive, entry)
-        array.flags.writeable = False
-        return array
+            column = self._place(archive, entry) if _is_stored(entry.info) else _inflate(archive, entry)
+        return _turn(entry, column) if entry.fortran_order and len(entry.shape) > 1 else column
 
     def _check_infos(self, infos: list[zipfile.ZipInfo], max_deflated_bytes: int) -> None:
         names = [info.filename for info in infos]
@@ -83,10 +84,10 @@ class NpzArchive:
             raise ModelpressError(
                 "invalid_data",
                 f"The compressed arrays unpack to {deflated:,} bytes; {max_deflated_bytes:,} are allowed.",
-                hint="Save them with numpy.savez, which does not compress: then they are read from the disk.",
+                hint="Save them with numpy.savez, which does not compress: then they are read where they are.",
             )
 
-    def _map(self, archive: zipfile.ZipFile, entry: ArrayEntry) -> Array:
+    def _place(self, archive: zipfile.ZipFile, entry: ArrayEntry) -> FileColumn:
         with archive.open(entry.info) as stream:
             while stream.read(CHUNK_BYTES):
                 pass
@@ -95,10 +96,7 @@ class NpzArchive:
             lengths = file.read(4)
         name_bytes, extra_bytes = int.from_bytes(lengths[:2], "little"), int.from_bytes(lengths[2:], "little")
         start = entry.info.header_offset + LOCAL_HEADER_BYTES + name_bytes + extra_bytes + entry.data_at
-        order: Any = "F" if entry.fortran_order else "C"
-        if math.prod(entry.shape) == 0:
-            return np.empty(entry.shape, entry.dtype, order)
-        return np.memmap(self._path, entry.dtype, "r", start, entry.shape, order)
+        return FileColumn(self._path, entry.dtype, entry.shape, start)
 
 
 def _is_stored(info: zipfile.ZipInfo) -> bool:
@@ -123,19 +121,28 @@ def _read_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayEntry:
     return ArrayEntry(name, tuple(shape), dtype, fortran_order, data_at, info)
 
 
-def _inflate(archive: zipfile.ZipFile, entry: ArrayEntry) -> Array:
-    flat = np.empty(math.prod(entry.shape), entry.dtype)
-    raw = flat.view(np.uint8)
+def _inflate(archive: zipfile.ZipFile, entry: ArrayEntry) -> FileColumn:
+    spool = Spool()
     with archive.open(entry.info) as stream:
         stream.read(entry.data_at)
-        done = 0
-        # Read until the end even when all is there, since zipfile compares the CRC only then.
-        while chunk := stream.read(CHUNK_BYTES):
-            raw[done : done + len(chunk)] = np.frombuffer(chunk, np.uint8)
-            done += len(chunk)
-    if done != len(raw):
+        # Read until the end, since zipfile compares the CRC only then.
+        spool.write(iter(lambda: stream.read(CHUNK_BYTES), b""))
+    if spool.path.stat().st_size != math.prod(entry.shape) * entry.dtype.itemsize:
         raise EOFError
-    return flat.reshape(entry.shape, order="F" if entry.fortran_order else "C")
+    return spool.column(entry.dtype, entry.shape)
+
+
+def _turn(entry: ArrayEntry, column: FileColumn) -> ArrayColumn:
+    """An array in Fortran order, in memory with its samples first."""
+    if entry.info.file_size > MAX_FORTRAN_BYTES:
+        raise ModelpressError(
+            "invalid_data",
+            f"Array `{entry.name}` is in Fortran order and has {entry.info.file_size:,} bytes; "
+            f"{MAX_FORTRAN_BYTES:,} are allowed in this order.",
+            hint="Save numpy.ascontiguousarray of it: then it is read from the disk.",
+        )
+    array: Array = column.span(0, len(column)).reshape(-1).reshape(entry.shape, order="F")
+    return ArrayColumn(array)
 
 
 @contextmanager

@@ -1,13 +1,15 @@
 """Which rows of which array belong to train, calibration, validation and evaluation."""
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from core.description import DatasetSpec, FractionSplits, SplitArrays, SplitName
+from core.data.columns import Rows
+from core.data.wiring import Samples
+from core.description import FractionSplits, GivenSplits, SplitArrays, SplitName
 from core.errors import ModelpressError
 
 # Validation that is not given is this share of train, at most so many rows.
@@ -15,58 +17,65 @@ VALIDATION_SHARE = 0.1
 VALIDATION_MOST = 5000
 GIVEN_SPLITS_SEED = 0
 ROUNDING = 1e-6
-
-Rows = NDArray[np.int64]
+HASH_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
-class SplitRows:
-    """One split: the names of its arrays and its rows, in the order in which they are read."""
+class Split:
+    """Samples, and the rows of them that belong to the split, in the order in which they are read."""
 
-    x: str
-    y: str | None
+    samples: Samples
     rows: Rows
 
 
-def draw_splits(spec: DatasetSpec, count: Callable[[str], int]) -> dict[SplitName, SplitRows]:
-    """The splits that are given or drawn by seeded fractions, and those drawn from train; `count` is of rows by array.
+def key_of(arrays: SplitArrays) -> str:
+    """One key for the same arrays, whatever splits they are in."""
+    return arrays.model_dump_json(include={"x", "y", "pair"})
+
+
+def draw_splits(splits: GivenSplits | FractionSplits, samples: Mapping[str, Samples]) -> dict[SplitName, Split]:
+    """The splits that are given or drawn by fractions, and those drawn from train; `samples` by `key_of`.
 
     Calibration and validation that are not given come from train, never from evaluation: validation leaves train,
     calibration is all that stays, in a shuffled order, so that its first rows are a fair sample.
     """
-    if isinstance(spec.splits, FractionSplits):
-        seed = spec.splits.seed
-        splits = _draw_fractions(spec.splits, count(spec.splits.x))
+    if isinstance(splits, FractionSplits):
+        seed = splits.seed
+        whole = samples[key_of(splits)]
+        drawn = {name: Split(whole, rows) for name, rows in _draw_fractions(splits, whole).items()}
     else:
         seed = GIVEN_SPLITS_SEED
-        splits = {name: _whole(arrays, count(arrays.x)) for name, arrays in spec.splits.items()}
-    train = splits.get("train")
+        drawn = {name: _whole(samples[key_of(arrays)]) for name, arrays in splits.items()}
+    train = drawn.get("train")
     if train is not None:
         shuffled = np.random.default_rng(seed).permutation(train.rows)
-        if "validation" not in splits:
+        if "validation" not in drawn:
             size = min(int(len(shuffled) * VALIDATION_SHARE), VALIDATION_MOST)
-            splits["validation"] = SplitRows(train.x, train.y, shuffled[:size])
+            drawn["validation"] = Split(train.samples, shuffled[:size])
             shuffled = shuffled[size:]
-            splits["train"] = SplitRows(train.x, train.y, shuffled)
-        if "calibration" not in splits:
-            splits["calibration"] = SplitRows(train.x, train.y, shuffled)
-    kept = {name: splits[name] for name in get_args(SplitName) if name in splits and len(splits[name].rows)}
+            drawn["train"] = Split(train.samples, shuffled)
+        if "calibration" not in drawn:
+            drawn["calibration"] = Split(train.samples, shuffled)
+    kept = {name: drawn[name] for name in get_args(SplitName) if name in drawn and len(drawn[name].rows)}
     if not kept:
         raise ModelpressError("invalid_data", "No split has a sample.")
     return kept
 
 
-def _whole(arrays: SplitArrays, count: int) -> SplitRows:
-    return SplitRows(arrays.x, arrays.y, np.arange(count, dtype=np.int64))
+def _whole(samples: Samples) -> Split:
+    return Split(samples, np.arange(len(samples), dtype=np.int64))
 
 
-def _draw_fractions(splits: FractionSplits, count: int) -> dict[SplitName, SplitRows]:
-    """Train from the front of one permutation, validation after it, evaluation from its end."""
+def _draw_fractions(splits: FractionSplits, samples: Samples) -> dict[SplitName, Rows]:
+    """Train from the front of one order of the rows, validation after it, evaluation from its end."""
     fractions = splits.fractions
     if any(not 0 <= share <= 1 for share in fractions.values()) or sum(fractions.values()) > 1 + ROUNDING:
         raise ModelpressError(
             "invalid_data", "The fractions of the splits must be from 0 to 1 and add up to at most 1."
         )
+    if splits.by == "content":
+        return _divide_by_content(splits, samples)
+    count = len(samples)
     order = np.random.default_rng(splits.seed).permutation(count).astype(np.int64)
     evaluation = min(round(fractions.get("evaluation", 0) * count), count)
     rest = count - evaluation
@@ -75,4 +84,22 @@ def _draw_fractions(splits: FractionSplits, count: int) -> dict[SplitName, Split
     drawn: dict[SplitName, Rows] = {"train": order[:train], "evaluation": order[rest:]}
     if "validation" in fractions:
         drawn["validation"] = order[train : train + validation]
-    return {name: SplitRows(splits.x, splits.y, rows) for name, rows in drawn.items()}
+    return drawn
+
+
+def _divide_by_content(splits: FractionSplits, samples: Samples) -> dict[SplitName, Rows]:
+    """The hash of a sample is its place in [0, 1): evaluation takes the end, validation what lies before it."""
+    rows = np.arange(len(samples), dtype=np.int64)
+    salt = splits.seed.to_bytes(16, "little", signed=True)
+    digests = b"".join(
+        hashlib.blake2b(content, digest_size=HASH_BYTES, salt=salt).digest() for content in samples.contents(rows)
+    )
+    places = np.frombuffer(digests, "<u8") / 2.0**64
+    order = np.argsort(places, kind="stable").astype(np.int64)
+    end = 1 - splits.fractions.get("evaluation", 0)
+    middle = end - splits.fractions.get("validation", 0)
+    first, second, third = np.searchsorted(places[order], [splits.fractions.get("train", middle), middle, end])
+    drawn: dict[SplitName, Rows] = {"train": order[: min(first, second)], "evaluation": order[third:]}
+    if "validation" in splits.fractions:
+        drawn["validation"] = order[second:third]
+    return drawn

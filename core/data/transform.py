@@ -12,6 +12,7 @@ from core.description import InputMapping
 from core.errors import ModelpressError
 
 DIMENSIONS = {"NCHW": 4, "NHWC": 4, "NHW": 3, "NC": 2, "NT": 2}
+SMALLEST_SIDE = 8
 
 
 @final
@@ -48,13 +49,23 @@ class Transform:
             return (shape[3], shape[1], shape[2])
         return tuple(shape[1:])
 
-    def apply(self, rows: NDArray[Any]) -> Tensor:
-        """A tensor (n, *sample_shape) of the rows (n, …)."""
+    def is_image(self, shape: tuple[int, ...]) -> bool:
+        """Whether samples of an array of `shape` have channels, height and width that are worth looking at."""
+        sample = self.sample_shape(shape)
+        return self.dtype.is_floating_point and len(sample) == 3 and min(sample[1:]) >= SMALLEST_SIDE
+
+    def lay_out(self, rows: NDArray[Any]) -> Tensor:
+        """A tensor (n, *sample_shape) of the rows (n, …), not scaled."""
         tensor = to_tensor(rows, self.dtype)
         if self.mapping.layout == "NHW":
-            tensor = tensor.unsqueeze(1)
-        elif self.mapping.layout == "NHWC":
-            tensor = tensor.permute(0, 3, 1, 2).contiguous()
+            return tensor.unsqueeze(1)
+        if self.mapping.layout == "NHWC":
+            return tensor.permute(0, 3, 1, 2).contiguous()
+        return tensor
+
+    def apply(self, rows: NDArray[Any]) -> Tensor:
+        """A tensor (n, *sample_shape) of the rows (n, …)."""
+        tensor = self.lay_out(rows)
         if not self.dtype.is_floating_point:
             return tensor
         if self.mapping.scale != 1.0:

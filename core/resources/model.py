@@ -4,7 +4,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from core.description import DatasetSpec, LayerDescription, Parity, SplitDescription, TensorDescription
+from core.description import (
+    DataFormat,
+    DatasetSpec,
+    FractionSplits,
+    GivenSplits,
+    LayerDescription,
+    Parity,
+    SplitDescription,
+    TensorDescription,
+)
 from core.resources.shape import Failure, Metadata, Resource, Shown
 from core.specs.base import Asked, Capability
 from core.states import InspectionState
@@ -27,6 +36,14 @@ class ModelCreate(Asked):
     metadata: Metadata = Field(default_factory=dict)
 
 
+class ModelFile(Shown):
+    """One of the files that a model was uploaded as."""
+
+    filename: str
+    sha256: str
+    bytes: int
+
+
 class ModelSummary(Resource):
     """A model in a list."""
 
@@ -46,6 +63,8 @@ class Model(ModelSummary):
 
     mode: Literal["network", "onnx_only"] | None = None
     filename: str
+    files: tuple[ModelFile, ...]
+    content_url: str
     inputs: tuple[TensorDescription, ...] = ()
     outputs: tuple[TensorDescription, ...] = ()
     macs: int | None = None
@@ -92,9 +111,12 @@ class Dataset(DatasetSummary):
 
     filename: str
     spec: DatasetSpec
+    format: DataFormat | None = None
     inputs: tuple[TensorDescription, ...] = ()
     splits: dict[str, SplitDescription] = Field(default_factory=dict)
     classes: int | None = None
+    label_names: tuple[str, ...] = ()
+    reading: GivenSplits | FractionSplits | None = Field(None, description="Which arrays were read, if found by name.")
     warnings: tuple[str, ...] = ()
 
 

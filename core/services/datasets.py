@@ -16,6 +16,9 @@ from core.services.pages import page
 from core.services.tenancy import get_owned, owned
 from core.states import InspectionState
 
+# What of a description the API shows.
+_FOUND = ("format", "inputs", "splits", "classes", "label_names", "reading", "warnings")
+
 
 def create(session: Session, tenant: str, asked: DatasetCreate) -> Dataset:
     """A new data set that waits for its inspection; raises `not_found` for a foreign upload."""
@@ -102,5 +105,5 @@ def _show(row: DatasetRow) -> Dataset:
     description = description_of(row)
     if description is None:
         return Dataset(**base)
-    found = {name: getattr(description, name) for name in ("inputs", "splits", "classes", "warnings")}
+    found = {name: getattr(description, name) for name in _FOUND}
     return Dataset(**base, **found)

@@ -30,7 +30,7 @@ LAYERS = {"stem", "one.conv1", "one.conv2", "one.short", "two.conv1", "two.conv2
 
 
 def probes(dataset: Dataset) -> tuple[torch.Tensor, ...]:
-    return (next(dataset.batches("evaluation", 64)).inputs[dataset.input.name],)
+    return (next(dataset.batches("evaluation", 64)).inputs[dataset.inputs[0].name],)
 
 
 def optimised_operators(network: Network, folder: Path, given: tuple[torch.Tensor, ...]) -> Counter[str]:
@@ -62,7 +62,7 @@ def test_the_file_answers_as_the_original_does(
     quantized, report = LinearQuantizer().apply(residual, LinearQuantization(), context())
     check_step(residual, quantized, report, probes(images))
     export_onnx(quantized, tmp_path / "model.onnx", probes=probes(images))
-    feed = {images.input.name: probes(images)[0].numpy()}
+    feed = {images.inputs[0].name: probes(images)[0].numpy()}
     (found,) = run_session(open_session(tmp_path / "model.onnx", 1), feed)
     with torch.no_grad():
         wanted = residual.graph(*probes(images)).numpy()

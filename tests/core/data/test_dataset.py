@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from core.data.dataset import describe_dataset, open_dataset
+from core.data.dataset import open_dataset
+from core.data.inspection import describe_dataset
 from core.description import DatasetSpec, FractionSplits, InputMapping, SplitArrays, TensorDescription
 from core.errors import ModelpressError
 
@@ -69,7 +70,7 @@ def test_limit_gives_the_first_samples(images):
 
 def test_calibration_and_validation_come_from_train_and_validation_leaves_it(images):
     splits = open_dataset([images], image_spec(), IMAGE).splits
-    assert all(splits[name].x is splits["train"].x for name in ("calibration", "validation"))
+    assert all(splits[name].samples is splits["train"].samples for name in ("calibration", "validation"))
     validation, train = set(splits["validation"].rows), set(splits["train"].rows)
     assert len(validation) == 10
     assert not validation & train
@@ -212,7 +213,7 @@ def test_shapes_that_do_not_fit_are_refused(images):
     )
     assert "must not be 0" in fails([images], image_spec(inputs={"x": InputMapping(layout="NHWC", std=(0.0,))}))
     two = (*IMAGE, TensorDescription(name="mask", dtype="float32", shape=("batch", 3)))
-    assert "2 inputs" in fails([images], image_spec(), two)
+    assert "2 inputs (image, mask) and array `x_train` can feed one" in fails([images], image_spec(), two)
 
 
 def test_floats_cannot_feed_token_ids(tmp_path):

@@ -1,0 +1,170 @@
+"""Samples of the evaluation split that are nearly the same as one of another split: cheap hashes, then a comparison."""
+
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from core.data.cells import Cells
+from core.data.columns import Column, Rows, WindowColumn
+from core.data.dataset import Dataset
+from core.data.splits import Split
+from core.data.tokens import TokenColumn, UncutTexts
+from core.data.transform import Transform
+
+# At most so many samples of evaluation, and of each other split, are compared.
+MOST = 20_000
+CHUNK = 512
+THUMBNAIL = 16
+# Mean difference of two thumbnails, as a share of the range of all values.
+ALIKE = 0.02
+SHINGLE_WORDS = 3
+PERMUTATIONS, BAND = 16, 4
+# Equal minima of MinHash from which two texts are nearly the same: a Jaccard index of about 0.8.
+ALIKE_MINIMA = 13
+PASSAGE_TOKENS = 32
+MOST_TOKENS = 1 << 22
+SALT = np.random.default_rng(20).integers(1, 2**63, (2, PERMUTATIONS), dtype=np.uint64) | np.uint64(1)
+WEIGHTS = np.random.default_rng(21).integers(1, 2**63, PASSAGE_TOKENS, dtype=np.uint64) | np.uint64(1)
+
+Keys = NDArray[np.uint64]
+Signature = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Similar:
+    """How many of so many evaluation samples have a near twin in another split, and by what that was found."""
+
+    found: int
+    compared: int
+    method: str
+
+
+def count_near_duplicates(dataset: Dataset) -> Similar | None:
+    """Near twins of evaluation samples, exact ones included; None for data of which none can be told.
+
+    Images: difference hash (Krawetz 2013), thumbnails. Texts: MinHash over words (Broder 1997). Long texts: passages.
+    """
+    evaluation = dataset.splits.get("evaluation")
+    others = [split for name, split in dataset.splits.items() if name in ("train", "validation", "calibration")]
+    if evaluation is None or not others:
+        return None
+    name, column = next(iter(evaluation.samples.columns.items()))
+    if isinstance(column, WindowColumn):
+        return _count_passages(column, others, name)
+    sign: Callable[[Split], Iterator[tuple[Keys, Signature]]]
+    if isinstance(column, UncutTexts | TokenColumn):
+        limit, method = (PERMUTATIONS - ALIKE_MINIMA) / PERMUTATIONS, "MinHash of words"
+
+        def sign(split: Split) -> Iterator[tuple[Keys, Signature]]:
+            return _sign_texts(split, name)
+    elif dataset.transforms[name].is_image(column.shape):
+        limit, method = ALIKE, "difference hash and thumbnails"
+
+        def sign(split: Split) -> Iterator[tuple[Keys, Signature]]:
+            return _sign_images(split, name, dataset.transforms[name])
+    else:
+        return None
+    return _count(list(sign(evaluation)), (part for split in others for part in sign(split)), limit, method)
+
+
+def _count(
+    wanted: list[tuple[Keys, Signature]], others: Iterator[tuple[Keys, Signature]], limit: float, method: str
+) -> Similar:
+    """Samples that share a key are candidates; alike are those whose signatures differ by at most `limit`."""
+    keys, signatures = (np.concatenate([part[place] for part in wanted]) for place in (0, 1))
+    spread = float(np.ptp(signatures)) or 1.0 if signatures.dtype.kind == "f" else None
+    groups: dict[int, list[int]] = defaultdict(list)
+    for place, row_keys in enumerate(keys.tolist()):
+        for key in row_keys:
+            groups[key].append(place)
+    found = np.zeros(len(keys), bool)
+    for other_keys, other_signatures in others:
+        for row_keys, signature in zip(other_keys.tolist(), other_signatures, strict=True):
+            places = np.array(sorted({place for key in row_keys for place in groups.get(key, ())}), np.int64)
+            places = places[~found[places]]
+            if len(places):
+                if spread is None:
+                    distance = (signatures[places] != signature).mean(axis=1)
+                else:
+                    distance = np.abs(signatures[places] - signature).mean(axis=1) / spread
+                found[places[distance <= limit]] = True
+    return Similar(int(found.sum()), len(keys), method)
+
+
+def _chosen(split: Split) -> Iterator[Rows]:
+    """Rows spread over a split, in chunks."""
+    rows = split.rows[:: -(-len(split.rows) // MOST)]
+    for start in range(0, len(rows), CHUNK):
+        yield np.sort(rows[start : start + CHUNK])
+
+
+def _sign_images(split: Split, name: str, transform: Transform) -> Iterator[tuple[Keys, Signature]]:
+    """One key of 64 bits, whether each cell is brighter than its left neighbour, and a grey thumbnail."""
+    column = split.samples.columns[name]
+    for rows in _chosen(split):
+        grey = transform.lay_out(column.read(rows)).mean(dim=1, keepdim=True)
+        cells = F.adaptive_avg_pool2d(grey, (8, 9)).squeeze(1)
+        bits = (cells[:, :, 1:] > cells[:, :, :-1]).flatten(1).numpy()
+        keys = np.packbits(bits, axis=1).view(np.uint64)
+        yield keys, F.adaptive_avg_pool2d(grey, (THUMBNAIL, THUMBNAIL)).flatten(1).numpy()
+
+
+def _sign_texts(split: Split, name: str) -> Iterator[tuple[Keys, Signature]]:
+    """Keys are bands of the MinHash minima, which are the signature."""
+    column = split.samples.columns[name]
+    cells = column.cells if isinstance(column, UncutTexts | TokenColumn) else None
+    if cells is None:
+        return
+    weights = WEIGHTS[:BAND]
+    for rows in _chosen(split):
+        minima = np.stack([_minima(words) for words in _words(cells, rows)])
+        bands = minima.reshape(len(rows), -1, BAND)
+        yield (bands * weights).sum(axis=2, dtype=np.uint64) + np.arange(bands.shape[1], dtype=np.uint64), minima
+
+
+def _words(cells: Cells, rows: Rows) -> Iterator[list[str]]:
+    texts = [" ".join(map(str, words)) for words in cells.lists(rows)] if cells.kind == "list" else cells.texts(rows)
+    return (re.findall(r"\w+", text.lower()) for text in texts)
+
+
+def _minima(words: list[str]) -> NDArray[np.uint64]:
+    width = min(SHINGLE_WORDS, max(len(words), 1))
+    shingles = {" ".join(words[start : start + width]) for start in range(max(len(words) - width + 1, 1))}
+    hashes = np.array([zlib.crc32(shingle.encode()) for shingle in shingles], np.uint64)
+    mixed = (hashes[:, None] * SALT[0] + SALT[1]) ^ (hashes[:, None] * SALT[1] >> np.uint64(29))
+    least: NDArray[np.uint64] = mixed.min(axis=0)
+    return least
+
+
+def _count_passages(column: WindowColumn, others: list[Split], name: str) -> Similar | None:
+    """Passages of 32 tokens of the evaluation text that are also in another text."""
+    texts: list[Column] = []
+    for split in others:
+        other = split.samples.columns[name]
+        if isinstance(other, WindowColumn) and other.tokens is not column.tokens and other.tokens not in texts:
+            texts.append(other.tokens)
+    starts = range(0, min(len(column.tokens), MOST_TOKENS) - PASSAGE_TOKENS + 1, PASSAGE_TOKENS)
+    if not texts or not starts:
+        return None
+    own = {value for part in _passages(column.tokens, PASSAGE_TOKENS) for value in part.tolist()}
+    found: set[int] = set()
+    for text in texts:
+        for part in _passages(text, 1):
+            found.update(own.intersection(part.tolist()))
+    return Similar(len(found), len(own), f"passages of {PASSAGE_TOKENS} tokens")
+
+
+def _passages(tokens: Column, step: int) -> Iterator[NDArray[np.uint64]]:
+    """Hashes of the passages of a text, beginning at every `step`-th token."""
+    size = 1 << 15
+    for start in range(0, min(len(tokens), MOST_TOKENS) - PASSAGE_TOKENS + 1, size):
+        stop = min(start + size + PASSAGE_TOKENS - 1, len(tokens))
+        part = tokens.read(np.arange(start, stop, dtype=np.int64)).astype(np.uint64)
+        yield np.lib.stride_tricks.sliding_window_view(part, PASSAGE_TOKENS)[::step] @ WEIGHTS
