@@ -29,8 +29,6 @@ _DISK_EVERY = 1.0
 _ERRORS_KEPT = 1 << 14
 _MAX_FILES = 100_000
 _MAX_PROCESSES = 256
-# A runner that has answered has only to leave, in seconds.
-_LEAVE_SECONDS = 10.0
 _log = structlog.get_logger(__name__)
 
 
@@ -103,7 +101,7 @@ class Supervision:
                 return ending
             if gone and ready and not took:
                 self._lines.close()
-                return (End.ANSWERED, "") if self._answer is not None else (End.SILENT, "")
+                return End.SILENT, ""
 
     def _read(self, selector: selectors.BaseSelector, wait: float) -> bool:
         took = False
@@ -143,7 +141,8 @@ class Supervision:
             return order, ""
         now = time.monotonic()
         if self._answer is not None:
-            return (End.ANSWERED, "") if now - self._spoke > _LEAVE_SECONDS and not self._unheard else None
+            # Its files are written; waiting until torch has put itself away would cost half a second.
+            return None if self._unheard else (End.ANSWERED, "")
         if now - self._began > self._limits.wall_seconds:
             return End.TIMED_OUT, f"It ran for {self._limits.wall_seconds:g} seconds, which is its limit."
         if now - self._spoke > self._limits.stall_seconds:

@@ -34,6 +34,9 @@ class TestAnswers:
     def test_an_answer_counts_even_if_the_interpreter_dies_after_it(self, stage: Stage) -> None:
         assert stage.run({"done": 1}, {"signal": int(signal.SIGSEGV)}).end is End.ANSWERED
 
+    def test_a_runner_that_has_answered_is_not_waited_for(self, stage: Stage) -> None:
+        assert stage.run({"done": 1}, {"sleep": 60}, limits=limits(wall_seconds=15)).end is End.ANSWERED
+
     def test_files_are_there_when_the_runner_is_gone(self, stage: Stage) -> None:
         seen: list[str] = []
         outcome = stage.run(
@@ -129,7 +132,7 @@ class TestLies:
         assert "not JSON" in outcome.detail
 
     def test_talking_after_the_answer(self, stage: Stage) -> None:
-        assert stage.run({"done": 1}, {"say": {"kind": "log", "text": "one more"}}).end is End.VIOLATED
+        assert stage.run({"done_and_more": {"kind": "log", "text": "one more"}}).end is End.VIOLATED
 
     def test_a_huge_line_costs_no_memory(self, stage: Stage) -> None:
         before = psutil.Process().memory_info().rss

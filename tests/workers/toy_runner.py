@@ -212,6 +212,7 @@ def connect(address: str | list[object]) -> None:
 ACTIONS = {
     "say": lambda message: emit(json.dumps(message)),
     "done": lambda _: say(JobDone(verdict=VERDICT)),
+    "done_and_more": lambda more: emit(f"{JobDone(verdict=VERDICT).model_dump_json()}\n{json.dumps(more)}"),
     "describe": lambda _: say(ModelInspected(description=MODEL)),
     "sleep": time.sleep,
     "spin": spin,
