@@ -104,7 +104,7 @@ class Supervisor:
         again = []
         for server in self._servers:
             if server.process is None or server.process.poll() is not None:
-                server.start()
+                _start_again(server)
                 again.append(type(server).__name__.lower())
         again += [each.part.name for each in self._running if self._revive(each)]
         if again:
@@ -208,3 +208,16 @@ def _answers(url: str) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def _start_again(server: Postgres | Valkey, seconds: float = 30) -> None:
+    """Start a crashed server; the processes that it left need a moment to notice and to let go of its folder."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            server.start()
+            return
+        except LaunchError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
