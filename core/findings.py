@@ -118,6 +118,13 @@ _CODES = (
         "Without labels it can be said how often the answers agree, not which of the two is right.",
     ),
     FindingCode(
+        "synthetic_data_only",
+        "advice",
+        "No data was given, so inputs were drawn",
+        "Ranges were calibrated and answers compared on normal noise and random integers in the shapes of the inputs. "
+        "How good the result is on real samples is not known: give a data set, even one without labels.",
+    ),
+    FindingCode(
         "evaluation_small",
         "advice",
         "Few evaluation samples make wide intervals",

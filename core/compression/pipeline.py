@@ -19,6 +19,7 @@ from core.compression.registry import method_of
 from core.compression.yardstick import Yardstick, choosing_split, input_batches
 from core.data.dataset import Dataset, open_dataset
 from core.data.source import data_files
+from core.data.synthetic import synthesise
 from core.description import ModelDescription, SplitName
 from core.errors import ModelpressError
 from core.measure.verdict import MeasureRequest, measure_and_judge
@@ -28,6 +29,7 @@ from core.network.export_check import noise_inputs, relative_difference
 from core.network.fold import fold_batch_norm
 from core.network.inspect import inspect, read
 from core.network.network import Network
+from core.network.sampling import integer_limits
 from core.network.upload import staged_by_name
 from core.states import StepState
 from core.verdict import Verdict
@@ -128,16 +130,7 @@ class _Job:
         description = inspect(files, request.seed)
         read_network = read(files, request.seed)
         network = fold_batch_norm(read_network)
-        dataset = None
-        if request.dataset_spec is not None:
-            self._progress(PREPARED / 2, "prepare", "Reading the data")
-            dataset = open_dataset(
-                data_files(request.dataset),
-                request.dataset_spec,
-                network.inputs,
-                outputs=network.outputs,
-                beside=data_files(request.model),
-            )
+        dataset = self._open_data(network)
         probes = _probes(network, dataset)
         _check_folding(read_network, network, probes)
         original = Path(request.model[0].path)
@@ -150,6 +143,25 @@ class _Job:
         )
         self._emit(LogMessage(step="prepare", text=text))
         return Prepared(description, network, original, dataset, probes)
+
+    def _open_data(self, network: Network) -> Dataset:
+        """The data set of the job; without one inputs that are drawn, where every step can do with them."""
+        request = self._request
+        if request.dataset_spec is None:
+            for spec in request.recipe.steps:
+                if spec.needs.data and not spec.needs.synthetic:
+                    raise ModelpressError("missing_data", f"{spec.method} needs a data set.")
+            names = (tensor.name for tensor in network.inputs)
+            limits = dict(zip(names, integer_limits(network.graph), strict=True))
+            return synthesise(network.inputs, limits, request.seed)
+        self._progress(PREPARED / 2, "prepare", "Reading the data")
+        return open_dataset(
+            data_files(request.dataset),
+            request.dataset_spec,
+            network.inputs,
+            outputs=network.outputs,
+            beside=data_files(request.model),
+        )
 
     def _compress(self, prepared: Prepared) -> tuple[Network, tuple[Report, ...]]:
         network, reports = prepared.network, []

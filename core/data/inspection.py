@@ -6,6 +6,7 @@ import numpy as np
 
 from core.data.dataset import Dataset, Files, open_files
 from core.data.similarity import count_near_duplicates
+from core.data.tokens import TokenColumn
 from core.data.wiring import Samples
 from core.description import DatasetDescription, DatasetSpec, SplitDescription, SplitName, TensorDescription
 
@@ -22,15 +23,10 @@ def describe_dataset(files: Files, spec: DatasetSpec) -> DatasetDescription:
         _read(samples) for samples in {id(each.samples): each.samples for each in dataset.splits.values()}.values()
     )
     text = spec.task == "language_modelling"
-    inputs = dataset.inputs
-    if text and inputs[0].dtype != "text":
-        inputs = tuple(
-            TensorDescription(name=each.name, dtype=each.dtype, shape=("batch", "context")) for each in inputs
-        )
     return DatasetDescription(
         format=opened.source.format,
         task=spec.task,
-        inputs=inputs,
+        inputs=tuple(_describe_input(dataset, tensor) for tensor in dataset.inputs),
         splits={
             name: SplitDescription(samples=_count(dataset, name), labelled=text or dataset.labelled(name))
             for name in dataset.splits
@@ -40,6 +36,14 @@ def describe_dataset(files: Files, spec: DatasetSpec) -> DatasetDescription:
         reading=opened.splits if spec.splits is None else None,
         warnings=(*_remark(dataset, unread), *opened.source.notes),
     )
+
+
+def _describe_input(dataset: Dataset, tensor: TensorDescription) -> TensorDescription:
+    """The input with what the model will decide left free: how many tokens a text is cut to."""
+    column = next(iter(dataset.splits.values())).samples.columns[tensor.name]
+    if tensor.dtype != "text" and dataset.task == "language_modelling":
+        return tensor.model_copy(update={"shape": ("batch", "context")})
+    return tensor.model_copy(update={"shape": ("batch", "tokens")}) if isinstance(column, TokenColumn) else tensor
 
 
 def _read(samples: Samples) -> int:

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from core.description import InputMapping
+from core.description import InputMapping, TensorDescription
 from core.errors import ModelpressError
 
 DIMENSIONS = {"NCHW": 4, "NHWC": 4, "NHW": 3, "NC": 2, "NT": 2}
@@ -78,6 +78,12 @@ class Transform:
 
     def _by_channel(self, values: tuple[float, ...], tensor: Tensor) -> Tensor:
         return torch.tensor(values, dtype=self.dtype).reshape(-1, *[1] * (tensor.dim() - 2))
+
+
+def dtype_of(tensor: TensorDescription) -> torch.dtype:
+    """What an input of a network is fed: networks compute in fp32 whatever the uploaded dtype was."""
+    names = {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool}
+    return names.get(tensor.dtype, torch.float32)
 
 
 def to_tensor(rows: NDArray[Any], dtype: torch.dtype) -> Tensor:

@@ -15,7 +15,7 @@ from core.data.images import ImageColumn
 from core.data.labels import collect_names, encode_labels
 from core.data.source import Raw, Source
 from core.data.tokens import Encoder, TagColumn, TokenColumn, UncutTexts, part_of_input, tokenise_whole
-from core.data.transform import Transform
+from core.data.transform import Transform, dtype_of
 from core.description import ArrayNames, DatasetSpec, InputMapping, SplitArrays, TensorDescription
 from core.errors import ModelpressError
 
@@ -233,9 +233,7 @@ class Wiring:
         if tensor is None:
             is_text = isinstance(column, TokenColumn) or self.spec.task == "language_modelling"
             return torch.int64 if is_text else torch.float32
-        # Networks compute in fp32 whatever the uploaded dtype was.
-        names = {"int64": torch.int64, "int32": torch.int32, "uint8": torch.uint8, "bool": torch.bool}
-        return names.get(tensor.dtype, torch.float32)
+        return dtype_of(tensor)
 
 
 def _holds_words(cells: Cells) -> bool:

@@ -179,7 +179,13 @@ def _judge_quality(measured: Measurement) -> Iterator[Finding]:
         return
     before, after, change = measured.quality.original, measured.quality.result, measured.quality.change
     name = METRIC_NAMES[after.metric]
-    if change.test == "none":
+    if measured.synthetic:
+        yield make_finding(
+            "synthetic_data_only",
+            f"No data was given: on {after.n:,} inputs that were drawn the {name} is {after.value:.4f} (95 % interval "
+            f"{after.low:.4f} to {after.high:.4f}). How good the result is on real samples is not known.",
+        )
+    elif change.test == "none":
         yield make_finding(
             "no_labels",
             f"The {after.n:,} evaluation samples have no labels: the result is compared with the original, "

@@ -41,6 +41,7 @@ class Measurement:
     shares: TimeShares
     batch_fixed: int | None
     overlap: int
+    synthetic: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,7 +98,8 @@ def measure(pair: Pair, progress: Progress) -> Measurement:
         for path, used in zip((pair.original, pair.result), memory, strict=True)
     ]
     overlap = pair.dataset.overlap() if pair.dataset is not None else 0
-    return Measurement(figures[0], figures[1], quality, tuple(latency), shares, fixed, overlap)
+    synthetic = pair.dataset is not None and pair.dataset.synthetic
+    return Measurement(figures[0], figures[1], quality, tuple(latency), shares, fixed, overlap, synthetic)
 
 
 def _measure_quality(pair: Pair, progress: Progress) -> Comparison | None:

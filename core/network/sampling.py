@@ -44,6 +44,11 @@ def example_of(inputs: Sequence[TensorDescription], *, batch: int, free: int = 1
     return tuple(example)
 
 
+def integer_limits(graph: fx.GraphModule) -> tuple[int, ...]:
+    """For each input of a lifted graph the size of the smallest table that its integers can index."""
+    return tuple(_table_size(graph, node) for node in graph.graph.find_nodes(op="placeholder"))
+
+
 def _table_size(graph: fx.GraphModule, start: fx.Node) -> int:
     """The smallest embedding table that integers from this input can index."""
     sizes, seen, waiting = [], {start}, [start]

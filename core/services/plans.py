@@ -111,10 +111,8 @@ def _object_to_step(
         text = capability.why or "The method does not fit this model."
         patch = _without_unknown_layers(pointer, step, model)
         yield Objection(pointer=pointer, severity="blocks", code="method_not_applicable", text=text, repair=patch)
-    if step.needs.data and data is None:
-        text = f"{step.method} needs data for calibration; give a data set."
-        yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
     if data is None:
+        yield from _object_to_no_data(step)
         return
     if step.needs.labels and not any(split.labelled for split in data.splits.values()):
         text = f"{step.method} needs labels, and the data set has none."
@@ -122,6 +120,18 @@ def _object_to_step(
     available = sum(data.splits[name].samples for name in ("calibration", "train") if name in data.splits)
     if step.needs.data and not available:
         text = f"{step.method} needs a calibration or train split, and the data set has neither."
+        yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
+
+
+def _object_to_no_data(step: LinearQuantization) -> Iterator[Objection]:
+    if step.needs.data and step.needs.synthetic:
+        text = (
+            f"Without a data set {step.method} is calibrated on inputs that are drawn, and only agreement with the "
+            "original is measured."
+        )
+        yield Objection(pointer="/dataset", severity="advice", code="missing_data", text=text)
+    elif step.needs.data:
+        text = f"{step.method} needs data for calibration; give a data set."
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
 
 
@@ -138,15 +148,27 @@ def _without_unknown_layers(
 
 
 def _object_to_inputs(model: ModelDescription, data: DatasetDescription) -> Iterator[Objection]:
-    if data.task == "language_modelling" or not data.inputs:
-        # Text is cut into windows of the model's context.
+    if data.task == "language_modelling" or not data.inputs or _is_text(data.inputs[0]):
+        # Text is cut into windows of the model's context, or becomes the tokens that its inputs take.
         return
-    wanted, given = model.inputs[0], data.inputs[0]
-    if len(model.inputs) > 1 and len(data.inputs) < len(model.inputs):
+    by_name = {tensor.name: tensor for tensor in data.inputs}
+    if len(model.inputs) == 1:
+        by_name = {model.inputs[0].name: data.inputs[0]}
+    if missing := [tensor.name for tensor in model.inputs if tensor.name not in by_name]:
         names = ", ".join(tensor.name for tensor in model.inputs)
-        text = f"The model has the inputs {names}; the data set gives only {given.name}."
+        text = f"The model has the inputs {names}; the data set does not give {', '.join(missing)}."
         yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text)
-    elif not _fits(given, wanted):
+        return
+    for wanted in model.inputs:
+        yield from _object_to_input(wanted, by_name[wanted.name])
+
+
+def _is_text(tensor: TensorDescription) -> bool:
+    return tensor.dtype == "text" or tensor.shape[-1:] == ("tokens",)
+
+
+def _object_to_input(wanted: TensorDescription, given: TensorDescription) -> Iterator[Objection]:
+    if not _fits(given, wanted):
         text = (
             f"A sample of the data set has shape {_shape(given)}; the model's input {wanted.name} takes "
             f"{_shape(wanted)}.{_layout_hint(given, wanted)}"

@@ -25,11 +25,15 @@ class Capability(Asked):
 
 
 class Needs(Asked):
-    """What a method must be given besides the model."""
+    """What a method must be given besides the model.
+
+    With `synthetic` it can do without data: inputs are then drawn from the model's shapes and ranges.
+    """
 
     data: bool
     labels: bool
     training: bool
+    synthetic: bool = False
 
 
 class Spec(Asked, ABC):

@@ -39,7 +39,7 @@ class LinearQuantization(Spec):
 
     title: ClassVar[str] = "Linear quantization"
     family: ClassVar[Family] = "quantize"
-    needs: ClassVar[Needs] = Needs(data=True, labels=False, training=False)
+    needs: ClassVar[Needs] = Needs(data=True, labels=False, training=False, synthetic=True)
     example: ClassVar[dict[str, object]] = {
         "method": "quantize.linear",
         "weights": {"bits": 8},

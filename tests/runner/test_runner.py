@@ -137,8 +137,22 @@ def test_inspecting_what_is_no_model_is_a_typed_error(tmp_path: Path) -> None:
 
 
 def test_a_job_without_its_data_says_so_with_the_step(tmp_path: Path) -> None:
-    error = failure(run(tmp_path, job(tmp_path, dataset=[], dataset_spec=None)))
+    spec = {**DATASET, "splits": {"evaluation": {"x": "x_test", "y": "y_test"}}}
+    error = failure(run(tmp_path, job(tmp_path, dataset_spec=spec)))
     assert (error.code, error.step) == ("missing_data", "quantize.linear")
+
+
+def test_a_job_without_data_draws_its_inputs_and_says_so(tmp_path: Path) -> None:
+    messages = run(tmp_path, job(tmp_path, dataset=[], dataset_spec=None))
+    assert isinstance(messages[-1], JobDone)
+    verdict = messages[-1].verdict
+    assert verdict.change.size_ratio > 3.8
+    assert verdict.result.quality is not None
+    assert verdict.result.quality.metric == "relative_error"
+    assert 0 < verdict.result.quality.value < 0.2
+    codes = [finding.code for finding in verdict.findings]
+    assert "synthetic_data_only" in codes
+    assert not {"no_labels", "no_evaluation_data", "calibration_too_small"} & set(codes)
 
 
 def test_a_layer_that_does_not_exist_is_refused(tmp_path: Path) -> None:

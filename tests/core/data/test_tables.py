@@ -145,7 +145,7 @@ def test_words_with_tags(parquet_file, tokenizer):
     tags = [[1, 2, 0], [0, 1, 1, 1, 2, 0, 0]]
     file = parquet_file("test.parquet", {"tokens": words, "ner_tags": tags}, {"ner_tags": ("O", "B", "I")})
     described = describe_dataset([file, tokenizer], spec("token_classification"))
-    assert (described.label_names, described.inputs[0].shape) == (("O", "B", "I"), ("batch", 128))
+    assert (described.label_names, described.inputs[0].shape) == (("O", "B", "I"), ("batch", "tokens"))
     outputs = (TensorDescription(name="logits", dtype="float32", shape=("batch", 6, 3)),)
     dataset = open_dataset([file, tokenizer], spec("token_classification"), BERT, outputs=outputs)
     batch = next(dataset.batches("evaluation", 2))

@@ -117,14 +117,22 @@ def test_what_is_not_ready_blocks(tenant: str) -> None:
 
 def test_missing_data_blocks(tenant: str) -> None:
     model = make_model(tenant)
-    assert objections(tenant, model, None) == [("missing_data", "/dataset")]
-    assert objections(tenant, model, None, constraints={"max_drop": 0.1}) == [
-        ("missing_data", "/dataset"),
-        ("missing_data", "/constraints/max_drop"),
-    ]
+    assert objections(tenant, model, None, constraints={"max_drop": 0.1}) == [("missing_data", "/constraints/max_drop")]
     bare = make_dataset(tenant, described_dataset(splits={"train": SplitDescription(samples=9, labelled=True)}))
     assert objections(tenant, model, bare) == []
     assert objections(tenant, model, bare, constraints={"max_drop": 0.1}) == [("missing_data", "/constraints/max_drop")]
+
+
+def test_a_job_without_data_is_warned_of_drawn_inputs(tenant: str) -> None:
+    with transaction() as session:
+        plan = jobs.plan(session, tenant, ask(make_model(tenant), None))
+    assert plan.ok
+    assert [(each.severity, each.pointer) for each in plan.objections] == [("advice", "/dataset")]
+
+
+def test_texts_are_for_the_model_to_cut(tenant: str) -> None:
+    dataset = make_dataset(tenant, described_dataset(("batch", "tokens")))
+    assert objections(tenant, make_model(tenant), dataset) == []
 
 
 def test_inputs_that_do_not_fit_block_with_a_hint_at_the_layout(tenant: str) -> None:
