@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI
 from prometheus_client import CollectorRegistry
 
 from api.dashboard import pages
+from api.dashboard.rendering import refuse
 from api.deps import whole_text
 from api.edge import Edge
 from api.errors import install_error_handlers
@@ -46,7 +47,7 @@ def create_app() -> FastAPI:
     app.state.watch = StreamWatch()
     app.state.registry = CollectorRegistry()
     app.add_middleware(Edge, registry=app.state.registry)
-    install_error_handlers(app)
+    install_error_handlers(app, as_page=refuse)
     # An upload's body is a stream, which must not be read as a whole.
     app.include_router(uploads.router)
     for resource in RESOURCES:

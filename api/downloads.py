@@ -1,7 +1,9 @@
-"""Sending an artifact: one file with a single byte range, or a zip of several."""
+"""Sending what is made of files: one file with a single byte range, or a zip of several."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 from urllib.parse import quote
 from zipfile import ZipFile, ZipInfo
 
@@ -10,7 +12,6 @@ from fastapi.responses import Response, StreamingResponse
 
 from api.errors import answer
 from core.errors import ModelpressError
-from core.resources.job import Artifact
 from core.storage.blobs import Blobs
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
@@ -19,25 +20,88 @@ _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 _POLICY = "sandbox; default-src 'none'"
 
 
-def send(request: Request, artifact: Artifact, blobs: Blobs) -> Response:
-    """The bytes of the artifact as an attachment; honours If-None-Match, If-Range and a single Range."""
-    tag = f'"{artifact.sha256}"'
+class StoredFile(Protocol):
+    """One file: a name, and the bytes kept under their SHA-256."""
+
+    @property
+    def filename(self) -> str:
+        """As the user named it, or the job."""
+
+    @property
+    def sha256(self) -> str:
+        """Where the bytes are kept."""
+
+    @property
+    def bytes(self) -> int:
+        """How many there are."""
+
+
+class Manifest(Protocol):
+    """Files that are sent together: an artifact, or an uploaded model."""
+
+    @property
+    def filename(self) -> str:
+        """The name to save it under."""
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the file, or of the digests of several."""
+
+    @property
+    def files(self) -> Sequence[StoredFile]:
+        """At least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """One file of several, sent alone."""
+
+    filename: str
+    sha256: str
+    files: tuple[StoredFile, ...]
+
+
+def pick(manifest: Manifest, filename: str) -> Single:
+    """The file of that name; raises `not_found`."""
+    for file in manifest.files:
+        if file.filename == filename:
+            return Single(file.filename, file.sha256, (file,))
+    raise ModelpressError("not_found", f"There is no file {filename[:200]!r} in it.")
+
+
+CONTENT: dict[str, Any] = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {**CONTENT, "description": "The file, or a zip of several. ETag is the SHA-256."},
+    206: {**CONTENT, "description": "The byte range asked for."},
+    304: {"description": "If-None-Match names these bytes."},
+}
+
+
+def send(request: Request, manifest: Manifest, blobs: Blobs) -> Response:
+    """The bytes as an attachment; honours If-None-Match, If-Range and a single Range."""
+    tag = f'"{manifest.sha256}"'
     headers = {
         "ETag": tag,
-        "Content-Disposition": disposition(artifact.filename),
+        "Content-Disposition": disposition(_sent_name(manifest)),
         "Content-Security-Policy": _POLICY,
         "Cache-Control": "private, no-cache",
     }
     if tag in [one.strip().removeprefix("W/") for one in request.headers.get("if-none-match", "").split(",")]:
         return Response(status_code=304, headers=headers)
-    if len(artifact.files) == 1:
-        return _send_file(request, artifact, blobs, headers)
-    content = zipped(artifact, blobs) if request.method == "GET" else iter(())
+    if len(manifest.files) == 1:
+        return _send_file(request, manifest, blobs, headers)
+    content = zipped(manifest, blobs) if request.method == "GET" else iter(())
     return StreamingResponse(content, media_type="application/zip", headers=headers)
 
 
-def _send_file(request: Request, artifact: Artifact, blobs: Blobs, headers: dict[str, str]) -> Response:
-    size = artifact.files[0].bytes
+def _sent_name(manifest: Manifest) -> str:
+    """The name of the file, which ends in `.zip` if it is one of our zips."""
+    zipped_here = len(manifest.files) > 1 and not manifest.filename.endswith(".zip")
+    return f"{manifest.filename}.zip" if zipped_here else manifest.filename
+
+
+def _send_file(request: Request, manifest: Manifest, blobs: Blobs, headers: dict[str, str]) -> Response:
+    size = manifest.files[0].bytes
     asked = request.headers.get("range")
     if request.headers.get("if-range", headers["ETag"]) != headers["ETag"]:
         asked = None
@@ -50,7 +114,7 @@ def _send_file(request: Request, artifact: Artifact, blobs: Blobs, headers: dict
     headers["Content-Length"] = str(last - first + 1)
     if part is not None:
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    content = blobs.get(artifact.files[0].sha256, part) if request.method == "GET" else iter(())
+    content = blobs.get(manifest.files[0].sha256, part) if request.method == "GET" else iter(())
     status = 206 if part else 200
     return StreamingResponse(content, status, media_type="application/octet-stream", headers=headers)
 
@@ -104,11 +168,11 @@ class _Sink:
         return data
 
 
-def zipped(artifact: Artifact, blobs: Blobs) -> Iterator[bytes]:
-    """A stored zip of the artifact's files; the same files give the same bytes."""
+def zipped(manifest: Manifest, blobs: Blobs) -> Iterator[bytes]:
+    """A stored zip of the files; the same files give the same bytes."""
     sink = _Sink()
     with ZipFile(sink, "w") as archive:
-        for file in artifact.files:
+        for file in manifest.files:
             entry = ZipInfo(file.filename, _ZIP_EPOCH)
             entry.file_size = file.bytes
             with archive.open(entry, "w") as target:

@@ -1,6 +1,6 @@
 """Errors as answers: `application/problem+json` (RFC 9457) with a stable code and a status by kind."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -33,25 +33,32 @@ STATUS: Mapping[Kind, int] = {
 _log = structlog.get_logger("api")
 
 
-def install_error_handlers(app: FastAPI) -> None:
-    """Make every error that a route raises an answer of one shape."""
+def install_error_handlers(app: FastAPI, as_page: Callable[[Request, ModelpressError], Response]) -> None:
+    """Make every error that a route raises an answer of one shape; browsers outside `/v1` get it from `as_page`."""
+
+    def tell(request: Request, error: ModelpressError, headers: Mapping[str, str] | None = None) -> Response:
+        if not is_for_page(request):
+            return answer(request, error, headers=headers)
+        page = as_page(request, error)
+        page.headers.update(headers or {})
+        return page
 
     @app.exception_handler(ModelpressError)
     def _known(request: Request, error: ModelpressError) -> Response:
-        return answer(request, error)
+        return tell(request, error)
 
     @app.exception_handler(RequestValidationError)
     def _invalid(request: Request, error: RequestValidationError) -> Response:
-        return answer(request, explain(error.errors(), error.body))
+        return tell(request, explain(error.errors(), error.body))
 
     @app.exception_handler(HTTPException)
     def _http(request: Request, error: HTTPException) -> Response:
-        return answer(request, translate(error, request), headers=error.headers)
+        return tell(request, translate(error, request), error.headers)
 
     @app.exception_handler(DataError)
     def _unstorable(request: Request, _: DataError) -> Response:
         detail = "The request holds text or a number that cannot be stored, such as a NUL character."
-        return answer(request, ModelpressError("invalid_request", detail))
+        return tell(request, ModelpressError("invalid_request", detail))
 
     # A unique key lost to a neighbour, a lock not had in time, a database that restarts: asking again helps.
     @app.exception_handler(IntegrityError)
@@ -59,7 +66,12 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(PoolTimeoutError)
     def _database(request: Request, error: Exception) -> Response:
         _log.warning("database", error=str(error), request_id=request.state.request_id)
-        return answer(request, ModelpressError("unavailable", "The database could not do this now."))
+        return tell(request, ModelpressError("unavailable", "The database could not do this now."))
+
+
+def is_for_page(request: Request) -> bool:
+    """Whether a person with a browser waits for the answer."""
+    return not request.url.path.startswith("/v1/") and "text/html" in request.headers.get("accept", "")
 
 
 def answer(request: Request, error: ModelpressError, *, headers: Mapping[str, str] | None = None) -> Response:

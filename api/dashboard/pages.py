@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from api.dashboard import datasets, jobs, keys, models, new_job, sign_in, webhooks
+from api.dashboard import datasets, graph, jobs, keys, models, new_job, sign_in, webhooks
 from api.dashboard.rendering import PageRoute, Seen, see
 
 router = APIRouter(route_class=PageRoute, include_in_schema=False)
@@ -35,5 +35,5 @@ async def load_file(path: str, request: Request) -> Response:
 
 
 # `/jobs/new` must be known before `/jobs/{job_id}`.
-for part in (sign_in, new_job, jobs, models, datasets, webhooks, keys):
+for part in (sign_in, new_job, jobs, models, graph, datasets, webhooks, keys):
     router.include_router(part.router)

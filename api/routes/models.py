@@ -2,10 +2,11 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.deps import ModelWriter, Reader, Reading, Writing
+from api.deps import ModelWriter, Reader, Reading, Storage, Writing
+from api.downloads import RESPONSES, pick, send
 from api.idempotency import Idempotent
 from api.queries import InspectedPaging
 from core.resources.model import Model, ModelCreate, ModelLayers, ModelSummary, Rename
@@ -39,6 +40,22 @@ def get_model(model: str, principal: Reader, session: Reading) -> Model:
 def list_model_layers(model: str, principal: Reader, session: Reading) -> ModelLayers:
     """The layer table of a model."""
     return models.layers(session, principal.tenant, model)
+
+
+@router.head("/{model}/content", include_in_schema=False)
+@router.get("/{model}/content", response_class=Response, responses=RESPONSES)
+def get_model_content(
+    model: str,
+    request: Request,
+    principal: Reader,
+    session: Reading,
+    blobs: Storage,
+    *,
+    filename: Annotated[str | None, Query(description="One of several files; without it they come as a zip.")] = None,
+) -> Response:
+    """The bytes that were uploaded."""
+    found = models.get(session, principal.tenant, model)
+    return send(request, found if filename is None else pick(found, filename), blobs)
 
 
 @router.patch("/{model}")

@@ -9,7 +9,7 @@ from core.database.tables import ModelRow
 from core.description import ModelDescription
 from core.ids import new_id
 from core.queue import enqueue
-from core.resources.model import Model, ModelCreate, ModelLayers, ModelSummary, Rename
+from core.resources.model import Model, ModelCreate, ModelFile, ModelLayers, ModelSummary, Rename
 from core.resources.shape import Page
 from core.services import inspected, uploads
 from core.services.pages import page
@@ -110,6 +110,8 @@ def _show(row: ModelRow) -> Model:
     base = {
         **dict(_summarise_one(row)),
         "filename": row.files[0]["filename"],
+        "files": tuple(ModelFile.model_validate(file) for file in row.files),
+        "content_url": f"/v1/models/{row.id}/content",
         "layers_url": f"/v1/models/{row.id}/layers",
     }
     description = description_of(row)

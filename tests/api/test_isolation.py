@@ -37,6 +37,7 @@ ROWS = {
     "list_models": Row("read", "hidden"),
     "get_model": Row("read", "missing"),
     "list_model_layers": Row("read", "missing"),
+    "get_model_content": Row("read", "missing"),
     "update_model": Row("models:write", "missing", {"name": "taken over"}),
     "delete_model": Row("models:write", "missing"),
     "create_dataset": Row(

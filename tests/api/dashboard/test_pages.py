@@ -111,6 +111,28 @@ class TestSigningIn:
         assert page.get("/jobs").status_code == 303
 
 
+class TestWhereNothingIs:
+    def test_a_browser_gets_a_page(self, client: TestClient) -> None:
+        answer = client.get("/nothing/here", headers={"accept": "text/html,*/*"})
+        assert answer.status_code == 404
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "There is nothing at /nothing/here." in answer.text
+        assert client.get("/v1", headers={"accept": "text/html"}).headers["content-type"].startswith("text/html")
+
+    def test_so_does_a_browser_that_sends_what_a_path_does_not_take(self, client: TestClient) -> None:
+        answer = client.get("/sign-out", headers={"accept": "text/html"})
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert answer.headers["content-type"].startswith("text/html")
+
+    @pytest.mark.parametrize(
+        ("path", "accept"), [("/v1/nothing", "text/html"), ("/nothing", "*/*"), ("/nothing", "application/json")]
+    )
+    def test_a_program_gets_a_problem(self, client: TestClient, path: str, accept: str) -> None:
+        answer = client.get(path, headers={"accept": accept})
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
 class TestReading:
     @pytest.mark.parametrize("path", ["/jobs", "/jobs/new", "/models", "/datasets", "/webhooks", "/keys", "/system"])
     def test_lists_of_a_fresh_service(self, page: TestClient, path: str) -> None:
