@@ -154,10 +154,16 @@ class _Rewriter(fx.Interpreter):
         node.update_arg(1, sizes)
 
     def adapt_fill(self, node: fx.Node) -> None:
-        """Make constants for as many samples as there are."""
+        """Make constants for as many samples as there are; states of recurrent layers have them second."""
         sizes = list(cast("list[Argument]", node.args[0]))
-        if len(sizes) > 1 and sizes[0] == self.size:
-            node.update_arg(0, [self.batch, *sizes[1:]])
+        axis = len(sizes) - 2 if any(self.is_recurrent(user) for user in node.users) else 0
+        if len(sizes) > 1 and sizes[axis] == self.size:
+            sizes[axis] = self.batch
+            node.update_arg(0, sizes)
+
+    def is_recurrent(self, node: fx.Node) -> bool:
+        """Whether a node calls a recurrent layer."""
+        return node.op == "call_module" and isinstance(self.module.get_submodule(str(node.target)), nn.RNNBase)
 
     def adapt_join(self, node: fx.Node) -> None:
         """Repeat what is the same for all samples before it is joined to what is not."""

@@ -19,11 +19,20 @@ aten = torch.ops.aten
 _KINDS: Mapping[type[nn.Module], str] = {
     nn.Conv1d: "conv1d",
     nn.Conv2d: "conv2d",
+    nn.Conv3d: "conv3d",
+    nn.ConvTranspose1d: "conv_transpose1d",
+    nn.ConvTranspose2d: "conv_transpose2d",
+    nn.ConvTranspose3d: "conv_transpose3d",
     nn.Linear: "linear",
     nn.BatchNorm1d: "batch_norm",
     nn.BatchNorm2d: "batch_norm",
     nn.BatchNorm3d: "batch_norm",
     nn.LayerNorm: "layer_norm",
+    nn.RMSNorm: "rms_norm",
+    nn.GroupNorm: "group_norm",
+    nn.InstanceNorm1d: "instance_norm",
+    nn.InstanceNorm2d: "instance_norm",
+    nn.InstanceNorm3d: "instance_norm",
     nn.Embedding: "embedding",
 }
 _PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default)
@@ -68,8 +77,8 @@ def _describe_layers(network: Network, values: dict[fx.Node, object], batch: int
     for node in network.graph.graph.find_nodes(op="call_module"):
         path = str(node.target)
         layer = network.graph.get_submodule(path)
-        output = cast("torch.Tensor", values[node])
-        macs = _layer_macs(layer, output) // batch
+        output = _first_tensor(values[node])
+        macs = _layer_macs(layer, _first_tensor(values[node.all_input_nodes[0]]), output) // batch
         if path in rows:
             rows[path] = rows[path].model_copy(update={"macs": rows[path].macs + macs})
             continue
@@ -83,16 +92,26 @@ def _describe_layers(network: Network, values: dict[fx.Node, object], batch: int
             parameters=sum(parameter.numel() for parameter in layer.parameters(recurse=False)),
             macs=macs,
             activation_bytes=output.numel() * output.element_size() // batch,
-            groups=layer.groups if isinstance(layer, (nn.Conv1d, nn.Conv2d)) else 1,
+            groups=cast("int", getattr(layer, "groups", 1)),
             tied_to=None if owner == path else owner,
         )
     return tuple(rows.values())
 
 
-def _layer_macs(layer: nn.Module, output: torch.Tensor) -> int:
+def _first_tensor(value: object) -> torch.Tensor:
+    """The value, or the first of several: recurrent layers give their states too."""
+    return cast("torch.Tensor", value[0] if isinstance(value, tuple) else value)
+
+
+def _layer_macs(layer: nn.Module, source: torch.Tensor, output: torch.Tensor) -> int:
     """Multiply-accumulates of one call: elements of the output times terms of each sum."""
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return output.numel() * math.prod(layer.weight.shape[1:])
+    if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+        return source.numel() * math.prod(layer.weight.shape[1:])
+    if isinstance(layer, nn.RNNBase):
+        matrices = sum(weight.numel() for weight in layer.parameters() if weight.dim() == 2)
+        return output.numel() // output.shape[-1] * matrices
     if isinstance(layer, nn.Linear):
         return output.numel() * layer.in_features
     return 0

@@ -56,8 +56,8 @@ def make_example(name: str, sizes: Sequence[int], dtype: torch.dtype) -> torch.T
 
 
 def is_path(name: str) -> bool:
-    """Whether a name can be used as a dotted path of modules as it is; the parts may be numbers."""
-    return re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name, re.ASCII) is not None and len(name) <= 255
+    """Whether a name can be used as a dotted path of modules as it is; the parts may be numbers, if there are two."""
+    return re.fullmatch(r"[A-Za-z_]\w*|\w+(\.\w+)+", name, re.ASCII) is not None and len(name) <= 255
 
 
 def safe_path(path: str) -> str:

@@ -22,10 +22,12 @@ class Rule:
     input: str = "input"
 
 
-def _build_conv(_node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+def _build_conv(node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
     weight = cast("torch.Tensor", tensors["weight"])
-    kind = {3: nn.Conv1d, 4: nn.Conv2d}.get(weight.dim())
-    if kind is None or arguments.get("transposed"):
+    if arguments.get("transposed"):
+        return _build_conv_transpose(node, arguments, tensors)
+    kind = {3: nn.Conv1d, 4: nn.Conv2d, 5: nn.Conv3d}.get(weight.dim())
+    if kind is None:
         return None
     groups = cast("int", arguments["groups"])
     taps = weight.dim() - 2
@@ -36,6 +38,28 @@ def _build_conv(_node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Mo
         tuple(weight.shape[2:]),  # type: ignore[arg-type]  # as many numbers as the kind has taps
         stride=_spread(arguments["stride"], taps),  # type: ignore[arg-type]
         padding=padding if isinstance(padding, str) else _spread(padding, taps),  # type: ignore[arg-type]
+        dilation=_spread(arguments["dilation"], taps),  # type: ignore[arg-type]
+        groups=groups,
+        bias=tensors["bias"] is not None,
+        device="meta",
+    )
+
+
+def _build_conv_transpose(_node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    """The weight is (in, out / groups, taps …)."""
+    weight = cast("torch.Tensor", tensors["weight"])
+    kind = {3: nn.ConvTranspose1d, 4: nn.ConvTranspose2d, 5: nn.ConvTranspose3d}.get(weight.dim())
+    if kind is None:
+        return None
+    groups = cast("int", arguments["groups"])
+    taps = weight.dim() - 2
+    return kind(
+        weight.shape[0],
+        weight.shape[1] * groups,
+        tuple(weight.shape[2:]),  # type: ignore[arg-type]  # as many numbers as the kind has taps
+        stride=_spread(arguments["stride"], taps),  # type: ignore[arg-type]
+        padding=_spread(arguments["padding"], taps),  # type: ignore[arg-type]
+        output_padding=_spread(arguments["output_padding"], taps),  # type: ignore[arg-type]
         dilation=_spread(arguments["dilation"], taps),  # type: ignore[arg-type]
         groups=groups,
         bias=tensors["bias"] is not None,
@@ -71,6 +95,11 @@ def _build_batch_norm(node: fx.Node, arguments: Arguments, tensors: Tensors) -> 
         affine=tensors["weight"] is not None,
         device="meta",
     )
+    return _counted(layer)
+
+
+def _counted(layer: nn.Module) -> nn.Module:
+    """The layer with the counter that PyTorch keeps beside running statistics."""
     layer.register_buffer("num_batches_tracked", torch.zeros((), dtype=torch.int64))
     return layer
 
@@ -80,6 +109,39 @@ def _build_layer_norm(_node: fx.Node, arguments: Arguments, tensors: Tensors) ->
         return None
     shape = [int(size) for size in cast("list[int]", arguments["normalized_shape"])]
     return nn.LayerNorm(shape, eps=cast("float", arguments["eps"]), bias=tensors["bias"] is not None, device="meta")
+
+
+def _build_rms_norm(_node: fx.Node, arguments: Arguments, _tensors: Tensors) -> nn.Module | None:
+    shape = [int(size) for size in cast("list[int]", arguments["normalized_shape"])]
+    return nn.RMSNorm(shape, eps=cast("float | None", arguments["eps"]), device="meta")
+
+
+def _build_group_norm(_node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    weight = tensors["weight"]
+    if weight is None or tensors["bias"] is None:
+        return None
+    groups, eps = cast("int", arguments["num_groups"]), cast("float", arguments["eps"])
+    return nn.GroupNorm(groups, weight.shape[0], eps=eps, device="meta")
+
+
+def _build_instance_norm(_node: fx.Node, arguments: Arguments, tensors: Tensors) -> nn.Module | None:
+    source = cast("fx.Node", arguments["input"])
+    dimensions = cast("torch.Tensor", source.meta["value"]).dim()
+    kind = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}.get(dimensions)
+    weight, mean = tensors["weight"], tensors["running_mean"]
+    known = weight if weight is not None else mean
+    # A layer in eval mode uses the statistics that it tracks, so the call must as well.
+    if kind is None or known is None or (mean is None) is not bool(arguments["use_input_stats"]):
+        return None
+    layer = kind(
+        known.shape[0],
+        eps=cast("float", arguments["eps"]),
+        momentum=cast("float", arguments["momentum"]),
+        affine=weight is not None,
+        track_running_stats=mean is not None,
+        device="meta",
+    )
+    return _counted(layer) if mean is not None else layer
 
 
 def _build_embedding(_node: fx.Node, _arguments: Arguments, tensors: Tensors) -> nn.Module | None:
@@ -94,15 +156,25 @@ def _spread(value: object, taps: int) -> tuple[int, ...]:
 
 aten = torch.ops.aten
 _CONV = Rule(_build_conv)
+_CONV_TRANSPOSE = Rule(_build_conv_transpose)
+_STATISTICS = ("weight", "bias", "running_mean", "running_var")
 
 RULES: Mapping[torch._ops.OpOverload, Rule] = {
     aten.conv1d.default: _CONV,
     aten.conv1d.padding: _CONV,
     aten.conv2d.default: _CONV,
     aten.conv2d.padding: _CONV,
+    aten.conv3d.default: _CONV,
+    aten.conv3d.padding: _CONV,
     aten.convolution.default: _CONV,
+    aten.conv_transpose1d.default: _CONV_TRANSPOSE,
+    aten.conv_transpose2d.input: _CONV_TRANSPOSE,
+    aten.conv_transpose3d.input: _CONV_TRANSPOSE,
     aten.linear.default: Rule(_build_linear),
-    aten.batch_norm.default: Rule(_build_batch_norm, ("weight", "bias", "running_mean", "running_var")),
+    aten.batch_norm.default: Rule(_build_batch_norm, _STATISTICS),
     aten.layer_norm.default: Rule(_build_layer_norm),
+    aten.rms_norm.default: Rule(_build_rms_norm, ("weight",)),
+    aten.group_norm.default: Rule(_build_group_norm),
+    aten.instance_norm.default: Rule(_build_instance_norm, _STATISTICS),
     aten.embedding.default: Rule(_build_embedding, ("weight",), "indices"),
 }

@@ -1,5 +1,7 @@
 """Lift: every weight-bearing call of a flat graph becomes the matching `nn` layer, named after its parameter."""
 
+import operator
+import re
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -8,7 +10,9 @@ from torch import fx, nn
 
 from core.network.flat import ensure, find, is_path, place
 from core.network.layers import RULES, Arguments, Rule, Tensors
+from core.network.recurrent import RECURRENT, build_recurrent, result_path
 
+_RECURRENT_WEIGHT = re.compile(r"(weight|bias)_(ih|hh|hr)_l\d+(_reverse)?")
 _WEIGHT_NAMES = frozenset({"weight", "bias", "running_mean", "running_var"})
 
 
@@ -34,7 +38,7 @@ def layer_path(weight: str) -> str | None:
     if not is_path(weight):
         return None
     parent, _, leaf = weight.rpartition(".")
-    if leaf in _WEIGHT_NAMES:
+    if leaf in _WEIGHT_NAMES or _RECURRENT_WEIGHT.fullmatch(leaf):
         return parent or None
     return weight.removesuffix("_weight")
 
@@ -66,6 +70,10 @@ class _Lifter:
             values = cast("tuple[fx.Node, ...]", fx.map_arg(node.args[0], self.mapped.__getitem__))
             self.graph.output(values[0] if len(values) == 1 else values)
             return
+        if node.target is operator.getitem and self.take_result(node):
+            return
+        if node.target in RECURRENT and self.lift_recurrent(node):
+            return
         rule = RULES.get(node.target) if isinstance(node.target, torch._ops.OpOverload) else None
         if rule is None or not self.lift_call(node, rule):
             self.mapped[node] = self.graph.node_copy(node, self.mapped.__getitem__)
@@ -94,6 +102,34 @@ class _Lifter:
         # What folding asks; a plain number, since a fake tensor cannot be copied with its graph.
         call.meta["rank"] = value.dim()
         self.mapped[node] = call
+        return True
+
+    def lift_recurrent(self, node: fx.Node) -> bool:
+        """Make a recurrent call a layer; False when a weight is computed."""
+        arguments = bind(node)
+        weights = cast("list[fx.Node]", arguments["params"])
+        if any(weight.op != "get_attr" for weight in weights):
+            return False
+        tensors = [find(self.flat, str(weight.target)) for weight in weights]
+        layer, names = build_recurrent(node, arguments, tensors)
+        for name, tensor in zip(names, tensors, strict=True):
+            setattr(layer, name, tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor))
+        path = self.add(layer, str(weights[0].target), dict(zip(names, tensors, strict=True)))
+        states = cast("fx.Node | list[fx.Node]", arguments["hx"])
+        known = self.mapped.__getitem__
+        entry = known(states) if isinstance(states, fx.Node) else tuple(map(known, states))
+        self.mapped[node] = self.graph.call_module(path, (known(cast("fx.Node", arguments["input"])), entry))
+        return True
+
+    def take_result(self, node: fx.Node) -> bool:
+        """Read one result of a recurrent layer; False when the node reads something else."""
+        call, index = cast("fx.Node", node.args[0]), node.args[1]
+        if self.mapped[call].op != "call_module" or not isinstance(index, int):
+            return False
+        value = self.mapped[call]
+        for step in result_path(call, index):
+            value = self.graph.call_function(operator.getitem, (value, step))
+        self.mapped[node] = value
         return True
 
     def add(self, layer: nn.Module, anchor: str, tensors: Tensors) -> str:

@@ -8,6 +8,7 @@ import torch
 from torch import fx, nn
 
 from core.errors import ModelpressError
+from core.network.computed_weights import store_computed_weights
 from core.network.flat import find
 from core.network.weight_slices import store_slices
 
@@ -21,6 +22,7 @@ _NOTHINGS = (
     aten.contiguous.default,
 )
 _VIEWS = (aten.view.default, aten._unsafe_view.default)
+_MATRIX_PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default)
 _DROPOUTS = (aten.dropout.default, aten.feature_dropout.default, aten.alpha_dropout.default)
 
 
@@ -39,7 +41,7 @@ def normalise(graph: fx.GraphModule) -> None:
             _drop_dropout(node)
         elif node.target in _NOTHINGS or _casts_to_itself(node):
             _replace(node, cast("fx.Node", node.args[0]))
-        elif node.target in (aten.linear.default, aten.matmul.default, aten.mm.default):
+        elif node.target in (aten.linear.default, *_MATRIX_PRODUCTS):
             _use_weight(graph, node, turned)
         elif node.target in _FIRST_RESULTS:
             _take_first_result(node)
@@ -50,6 +52,7 @@ def normalise(graph: fx.GraphModule) -> None:
         elif node.target in _VIEWS:
             # A view may need the copy before it that was dropped above.
             node.target = aten.reshape.default
+    store_computed_weights(graph)
     graph.graph.eliminate_dead_code()
     graph.recompile()
 
@@ -94,7 +97,7 @@ def _casts_to_itself(node: fx.Node) -> bool:
 
 def _use_weight(graph: fx.GraphModule, node: fx.Node, turned: dict[str, str]) -> None:
     """Make x·W and x·Wᵀᵀ one linear call, where W is a stored matrix (in, out)."""
-    source, factor = cast("fx.Node", node.args[0]), cast("fx.Node", node.args[1])
+    source, factor = cast("fx.Node", node.args[0]), _single_matrix(cast("fx.Node", node.args[1]))
     is_linear = node.target is aten.linear.default
     transposed, stored = _stored_matrix(factor)
     if stored is None or source.op == "get_attr" or (is_linear and not transposed):
@@ -105,6 +108,17 @@ def _use_weight(graph: fx.GraphModule, node: fx.Node, turned: dict[str, str]) ->
         linear = graph.graph.call_function(aten.linear.default, (source, weight, bias))
     linear.meta["value"] = node.meta["value"]
     _replace(node, linear)
+
+
+def _single_matrix(factor: fx.Node) -> fx.Node:
+    """The matrix that a factor repeats for each sample, or the factor itself."""
+    node = factor
+    shape = tuple(factor.meta["value"].shape[-2:])
+    while node.target in (*_VIEWS, aten.reshape.default, aten.expand.default, aten.unsqueeze.default):
+        node = cast("fx.Node", node.args[0])
+        if tuple(node.meta["value"].shape[-2:]) != shape:
+            return factor
+    return node if node.meta["value"].dim() == 2 else factor
 
 
 def _stored_matrix(factor: fx.Node) -> tuple[bool, fx.Node | None]:
@@ -196,6 +210,7 @@ def _take_first_result(node: fx.Node) -> None:
 # Target -> plain call, and which arguments it takes over ("no" and "yes" are the flags that it has besides).
 _FIRST_RESULTS: Mapping[object, tuple[torch._ops.OpOverload, tuple[int | str, ...]]] = {
     aten.native_layer_norm.default: (aten.layer_norm.default, (0, 1, 2, 3, 4)),
+    aten.native_group_norm.default: (aten.group_norm.default, (0, 6, 1, 2, 7)),
     aten._native_batch_norm_legit_no_training.default: (aten.batch_norm.default, (0, 1, 2, 3, 4, "no", 5, 6, "yes")),
 }
 

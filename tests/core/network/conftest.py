@@ -25,10 +25,10 @@ def _one_thread() -> None:
 def save_pt2(tmp_path: Path) -> Save:
     def save(module: nn.Module, *example: Tensor, dynamic: bool = True, decomposed: bool = False) -> Path:
         shapes = tuple({0: torch.export.Dim("n", min=1, max=64)} for _ in example) if dynamic else None
-        program = torch.export.export(module.eval(), example, dynamic_shapes=shapes)
         path = tmp_path / "network.pt2"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            program = torch.export.export(module.eval(), example, dynamic_shapes=shapes)
             torch.export.save(program.run_decompositions() if decomposed else program, path)
         return path
 

@@ -196,6 +196,7 @@ class TestLayers:
         assert [(layer.name, layer.kind) for layer in description.layers] == [
             ("bn", "batch_norm"),
             ("ln", "layer_norm"),
+            ("i", "instance_norm"),
         ]
         assert description.parameters == 28
 
