@@ -18,11 +18,12 @@ from core.services import leases
 from core.services.files import ClaimedFile
 from core.services.leases import Lease, LeaseLost
 from workers import presence
+from workers.confinement import Bounds
 from workers.ending import LIMITS, End, Outcome
 from workers.failures import failure_of_end, failure_of_error
 from workers.heart import Heart
 from workers.lines import Violation
-from workers.sandbox import Bounds, runner_program
+from workers.sandbox import runner_program
 from workers.staging import Run
 from workers.supervise import Ears, Limits, Supervision
 

@@ -16,7 +16,8 @@ from core.database.session import transaction
 from core.services import system
 from core.services.system import WorkerBeat
 from core.settings import settings
-from workers.sandbox import Sandbox, find_sandbox
+from workers.confinement import Sandbox
+from workers.sandbox import find_sandbox
 
 # Never the same twice: a worker that starts again must not be taken for the one that held a lease before.
 WORKER_ID = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"

@@ -15,8 +15,10 @@ from core.settings import settings
 from core.specs.quantize import LinearQuantization
 from core.specs.recipe import Constraints, Recipe, Target
 from core.storage.blobs import open_blobs
+from workers.bubblewrap import Bubblewrap
+from workers.confinement import Bounds, Sandbox
 from workers.ending import End, Outcome
-from workers.sandbox import Bounds, Bubblewrap, Sandbox, find_sandbox, runner_program
+from workers.sandbox import find_sandbox, runner_program
 from workers.staging import staged
 from workers.supervise import Ears, Limits, Supervision
 

@@ -13,8 +13,10 @@ from core.messages import LogMessage
 from core.settings import settings
 from tests.workers.conftest import Stage
 from workers import sandbox
+from workers.bubblewrap import RUNNER_UID
+from workers.confinement import Unconfined
 from workers.ending import End
-from workers.sandbox import RUNNER_UID, Unconfined, find_sandbox
+from workers.sandbox import find_sandbox
 
 ATTACKS = """
 import ctypes, errno, os, socket, sys
