@@ -1,5 +1,6 @@
 """The walks of the issue in a real browser against a whole service: upload, start, watch live, download; and cancel."""
 
+import os
 import re
 from pathlib import Path
 
@@ -80,6 +81,10 @@ def test_upload_start_watch_and_download(page: Page, service: Service, tmp_path:
     expect(page.locator("#stream")).to_have_count(0)
     expect(page.locator("#layers tbody tr")).to_have_count(4)
     expect(page.locator("#steps li.done")).to_have_count(4)
+    # How docs/screenshot.png is made.
+    if picture := os.environ.get("MODELPRESS_SCREENSHOT"):
+        page.set_viewport_size({"width": 1440, "height": 1000})
+        page.screenshot(path=picture)
 
     with page.expect_download() as download:
         page.get_by_role("link", name="Download model.onnx").first.click()
