@@ -1,5 +1,6 @@
 """Runs of the toy runner in a real sandbox, without a database."""
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+import psutil
 import pytest
 
 from core.messages import Message, RunJob, StagedFile
@@ -24,6 +26,16 @@ from workers.supervise import Ears, Limits, Supervision
 
 TOY = "tests.workers.toy_runner"
 LIMITS = Limits(wall_seconds=20, stall_seconds=20, memory_bytes=1 << 30, disk_bytes=1 << 30)
+
+
+def toy_processes() -> list[psutil.Process]:
+    """Processes below this one that belong to a toy runner, its sandbox included."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if TOY in child.cmdline():
+                found.append(child)
+    return found
 
 
 @dataclass

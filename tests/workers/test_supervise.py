@@ -5,7 +5,7 @@ import psutil
 import pytest
 
 from core.messages import ArtifactMessage, JobDone, LogMessage, ProgressMessage
-from tests.workers.conftest import LIMITS, TOY, Stage
+from tests.workers.conftest import LIMITS, Stage, toy_processes
 from workers.ending import End
 from workers.supervise import Limits
 
@@ -116,8 +116,7 @@ class TestOrders:
         seen: list[psutil.Process] = []
 
         def order() -> End | None:
-            children = psutil.Process().children(recursive=True)
-            seen[:] = [child for child in children if TOY in child.cmdline()]
+            seen[:] = toy_processes()
             return end if len(seen) >= 8 else None
 
         outcome = each_stage.run({"fork": 5}, {"sleep": 60}, order=order)

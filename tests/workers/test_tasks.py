@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import psycopg
 import pytest
 from sqlalchemy import select
@@ -19,6 +18,7 @@ from core.settings import settings
 from core.states import JobState
 from core.storage.blobs import open_blobs
 from tests.chaos.world import make_tenant, make_upload, script, submit
+from tests.workers.conftest import toy_processes
 from workers import heart, presence
 from workers.inspect import inspect
 from workers.run_job import run_job
@@ -166,10 +166,10 @@ class TestRunJob:
         worker = threading.Thread(target=run_job, args=("",))
         worker.start()
         wait_until(lambda: row_of(job).progress is not None)
-        assert runners()
+        assert toy_processes()
         with psycopg.connect(database) as connection:
             connection.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
-            wait_until(lambda: not runners(), 4)
+            wait_until(lambda: not toy_processes(), 4)
         worker.join(10)
         assert not worker.is_alive()
         row = row_of(job)
@@ -215,11 +215,6 @@ class TestInspect:
         assert found.state == "rejected"
         assert found.error is not None
         assert found.error.code == "worker_lost"
-
-
-def runners() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if child.is_running() and "tests.workers.toy_runner" in child.cmdline()]
 
 
 def wait_until(question: object, seconds: float = 10) -> None:
