@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import final
 
 import torch
@@ -69,15 +70,18 @@ def run(request: RunJob, emit: Emit, work: Path) -> Verdict:
     """
     torch.manual_seed(request.seed)
     (work / "out").mkdir(exist_ok=True)
-    return _Job(request, emit, work).run()
+    # In the sandbox only `out` and the folder for temporary files can be written to.
+    with TemporaryDirectory() as scratch:
+        return _Job(request, emit, work, Path(scratch)).run()
 
 
 @final
 class _Job:
-    def __init__(self, request: RunJob, emit: Emit, work: Path) -> None:
+    def __init__(self, request: RunJob, emit: Emit, work: Path, scratch: Path) -> None:
         self._request = request
         self._emit_outside = emit
         self._out = work / "out"
+        self._scratch = scratch
         self._log: list[str] = []
         self._position = 0
 
@@ -135,8 +139,7 @@ class _Job:
         _check_folding(read_network, network, probes)
         original = Path(request.model[0].path)
         if description.format != "onnx":
-            # Only `out` can be written to in the sandbox; what is not announced there is not kept.
-            original = self._out / "original.onnx"
+            original = self._scratch / "original.onnx"
             export_onnx(network, original, probes=probes)
         text = (
             f"{description.format} model with {description.parameters:,} parameters, {len(description.layers)} layers."
