@@ -1,7 +1,7 @@
 """Judges networks while a method chooses, on a fixed set of samples that is not the evaluation split."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.data.dataset import Dataset
-from core.description import SplitName
+from core.data.tokens import IGNORED
+from core.description import SplitName, Task
 from core.errors import ModelpressError
 from core.network.network import Network
 
@@ -24,7 +25,10 @@ Inputs = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Score:
-    """`loss` in nats (or squared error), `quality` in the verdict's unit, `sqnr_db` against the original."""
+    """`loss` in nats (or squared error), `quality` in the verdict's unit, `sqnr_db` against the original.
+
+    Embeddings are judged by their cosine with the original's, since a rank correlation needs all pairs.
+    """
 
     loss: float
     quality: float
@@ -98,7 +102,9 @@ class Yardstick:
 
     @property
     def _higher_is_better(self) -> bool:
-        return self._task == "classification"
+        if self._task in ("multi_label", "token_classification"):
+            return self._labels[0] is not None
+        return self._task in ("classification", "embedding")
 
     def _judge(self, found: Tensor, labels: Tensor | None, wanted: Tensor) -> tuple[float, float]:
         """Loss and quality of one batch."""
@@ -112,11 +118,43 @@ class Yardstick:
             if self._task == "classification":
                 return loss, float((logits.argmax(-1) == answers).float().mean())
             return loss, loss / math.log(2)
-        if labels is not None and self._task == "regression":
-            error = float(F.mse_loss(found.flatten(), labels.flatten()))
-            return error, error
+        judge = _OF_LABELS.get(self._task)
+        if labels is not None and judge is not None:
+            return judge(found, labels)
+        if self._task == "embedding":
+            alike = float(F.cosine_similarity(found, wanted, dim=-1).mean())
+            return 1 - alike, alike
         difference = (found - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1).clamp_min(_TINY)
         return float(difference.square().mean()), float(difference.mean())
+
+
+def _judge_values(found: Tensor, labels: Tensor) -> tuple[float, float]:
+    error = float(F.mse_loss(found.flatten(), labels.flatten()))
+    return error, error
+
+
+def _judge_many(found: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Cross entropy of each class, and the mean of each sample's F1; both (n, classes)."""
+    chosen, wanted = found > 0, labels > 0
+    both, total = (chosen & wanted).sum(1), chosen.sum(1) + wanted.sum(1)
+    f1 = torch.where(total > 0, 2 * both / total.clamp_min(1), 1.0)
+    return float(F.binary_cross_entropy_with_logits(found, labels)), float(f1.mean())
+
+
+def _judge_tokens(found: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Cross entropy and share of right tokens; found (n, tokens, classes), labels (n, tokens)."""
+    logits, judged = found.flatten(0, -2), labels.flatten() != IGNORED
+    if not bool(judged.any()):
+        return 0.0, 1.0
+    logits, answers = logits[judged], labels.flatten()[judged]
+    return float(F.cross_entropy(logits, answers)), float((logits.argmax(-1) == answers).float().mean())
+
+
+_OF_LABELS: Mapping[Task, Callable[[Tensor, Tensor], tuple[float, float]]] = {
+    "regression": _judge_values,
+    "multi_label": _judge_many,
+    "token_classification": _judge_tokens,
+}
 
 
 def _first_output(network: Network, inputs: Inputs) -> Tensor:

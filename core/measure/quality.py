@@ -1,17 +1,18 @@
 """Quality of two files on the same samples, as onnxruntime answers them."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
-from scipy.special import log_softmax
+from torch import Tensor
 
 from core.data.dataset import Dataset
+from core.description import Task
 from core.errors import ModelpressError
 from core.measure.intervals import (
     PairedTest,
@@ -22,6 +23,7 @@ from core.measure.intervals import (
     wilson_interval,
 )
 from core.measure.runtime import Feed, fixed_batch, open_session, run_session
+from core.measure.scores import OF_CLASSES, Answers, Metric, Scores, join, pool, score, spearman_terms
 from core.verdict import Quality, QualityChange
 
 BATCH = 64
@@ -29,12 +31,22 @@ BATCH = 64
 SQNR_OF_EQUAL_DB = 200.0
 SMALLEST_POWER_RATIO = 1e-20
 
-Metric = Literal["accuracy", "bits_per_token", "mse", "agreement", "relative_error"]
 Array = NDArray[Any]
 
-HIGHER_IS_BETTER: frozenset[Metric] = frozenset({"accuracy", "agreement"})
+HIGHER_IS_BETTER: frozenset[Metric] = frozenset({"accuracy", "token_accuracy", "f1", "spearman", "agreement", "cosine"})
+# Shares of samples, which are right or wrong as a whole.
+PROPORTIONS: frozenset[Metric] = frozenset({"accuracy", "agreement"})
 # Metrics that compare with the original have no paired test: the original is its own measure.
-AGAINST_ORIGINAL: frozenset[Metric] = frozenset({"agreement", "relative_error"})
+AGAINST_ORIGINAL: frozenset[Metric] = frozenset({"agreement", "cosine", "relative_error"})
+LABELLED: Mapping[Task, Metric] = {
+    "classification": "accuracy",
+    "multi_label": "f1",
+    "regression": "mse",
+    "token_classification": "token_accuracy",
+    "language_modelling": "bits_per_token",
+    "embedding": "spearman",
+}
+UNLABELLED: Mapping[Task, Metric] = {"classification": "agreement", "embedding": "cosine"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +66,6 @@ class Comparison:
     token_accuracy: tuple[float, float] | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Scores:
-    """Of each sample: metric of both files, share of equal answers, divergence, tokens right; and sums of powers."""
-
-    original: Vector
-    result: Vector
-    same: Vector
-    divergence: Vector
-    right: tuple[Vector, Vector]
-    signal: float
-    noise: float
-
-
 def compare_quality(
     original: Path,
     result: Path,
@@ -78,33 +77,56 @@ def compare_quality(
 ) -> Comparison:
     """Run both files over the evaluation split in one pass; raises `missing_data` without one, `non_finite`.
 
-    With labels the metric is accuracy (Wilson interval, McNemar's exact test), bits per token or mean squared error
-    (paired bootstrap). Without, it is agreement of the most likely class, or the mean of
-    ‖result − original‖/‖original‖.
+    With labels the metric is accuracy (Wilson interval, McNemar's exact test), or with a paired bootstrap over samples
+    the mean of each sample's F1, squared error, share of right tokens or bits per token, or Spearman's correlation of
+    the similarity of pairs with their scores. Without, it is agreement of the most likely class, the cosine of both
+    embeddings, or the mean of ‖result − original‖/‖original‖.
     """
     metric = choose_metric(dataset)
     before_session, after_session = open_session(original, threads), open_session(result, threads)
     batch_size = fixed_batch(before_session) or BATCH
     total = max(dataset.count("evaluation"), 1)
-    parts: list[_Scores] = []
+    parts: list[Scores] = []
     for index, batch in enumerate(dataset.batches("evaluation", batch_size)):
-        feed = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
-        before, after = _answer(before_session, feed, batch_size), _answer(after_session, feed, batch_size)
+        feed = _feed(batch.inputs)
+        before, after = (_answer(session, feed, batch_size) for session in (before_session, after_session))
         if not np.isfinite(after).all():
             raise ModelpressError("non_finite", f"The result answers NaN or infinity in evaluation batch {index}.")
-        parts.append(_score(metric, before, after, None if batch.labels is None else batch.labels.numpy()))
+        pair = None
+        if metric == "spearman" and batch.pair is not None:
+            other = _feed(batch.pair)
+            sides = (_answer(session, other, batch_size) for session in (before_session, after_session))
+            first, second = (pool(side, other) for side in sides)
+            pair = (first, second)
+        labels = None if batch.labels is None else batch.labels.numpy()
+        parts.append(score(metric, Answers(before, after, labels, feed, pair)))
         progress(min((index + 1) * batch_size / total, 1.0))
-    return _conclude(metric, _join(parts), seed)
+    return _conclude(metric, _finish(metric, join(parts)), seed)
 
 
 def choose_metric(dataset: Dataset) -> Metric:
     """The metric that the task and the labels of the evaluation split allow."""
-    labelled = dataset.labelled("evaluation")
-    if dataset.task == "classification":
-        return "accuracy" if labelled else "agreement"
-    if dataset.task == "language_modelling" and labelled:
-        return "bits_per_token"
-    return "mse" if dataset.task == "regression" and labelled else "relative_error"
+    if not dataset.labelled("evaluation"):
+        return UNLABELLED.get(dataset.task, "relative_error")
+    paired = bool(dataset.splits["evaluation"].samples.pair)
+    if dataset.task == "embedding" and not paired:
+        return "cosine"
+    return LABELLED.get(dataset.task, "relative_error")
+
+
+def _feed(inputs: Mapping[str, Tensor]) -> dict[str, Array]:
+    return {name: tensor.numpy() for name, tensor in inputs.items()}
+
+
+def _finish(metric: Metric, scores: Scores) -> Scores:
+    """Rank correlation looks at all pairs at once."""
+    if metric != "spearman":
+        return scores
+    return replace(
+        scores,
+        original=spearman_terms(scores.original, scores.given),
+        result=spearman_terms(scores.result, scores.given),
+    )
 
 
 def _answer(session: ort.InferenceSession, feed: Feed, batch_size: int) -> Array:
@@ -115,59 +137,8 @@ def _answer(session: ort.InferenceSession, feed: Feed, batch_size: int) -> Array
     return run_session(session, feed)[0][:n]
 
 
-def _score(metric: Metric, before: Array, after: Array, labels: Array | None) -> _Scores:
-    n = len(before)
-    flat_before, flat_after = _flat(before), _flat(after)
-    signal, noise = (flat_before**2).sum(axis=1), ((flat_after - flat_before) ** 2).sum(axis=1)
-    same = divergence = np.zeros(n)
-    right = (np.zeros(n), np.zeros(n))
-    if metric == "mse":
-        values = [((flat - _flat(np.asarray(labels))) ** 2).mean(axis=1) for flat in (flat_before, flat_after)]
-    elif metric == "relative_error":
-        values = [np.zeros(n), _relative(noise, signal)]
-    else:
-        answers = [array.argmax(axis=-1) for array in (before, after)]
-        logs = [log_softmax(array.astype(np.float64), axis=-1) for array in (before, after)]
-        same = _flat(answers[0] == answers[1]).mean(axis=1)
-        divergence = _flat((np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=-1)).mean(axis=1)
-        values = [np.ones(n), same]
-        if labels is not None:
-            right = (_flat(answers[0] == labels).mean(axis=1), _flat(answers[1] == labels).mean(axis=1))
-            values = list(right) if metric == "accuracy" else [_bits(log, labels) for log in logs]
-    return _Scores(values[0], values[1], same, divergence, right, float(signal.sum()), float(noise.sum()))
-
-
-def _relative(noise: Vector, signal: Vector) -> Vector:
-    """Norm of the difference over that of the original; 1 where the original answers nothing but zeros."""
-    ratio = np.divide(noise, signal, out=(noise > 0).astype(np.float64), where=signal > 0)
-    return np.sqrt(ratio)
-
-
-def _bits(logs: Array, labels: Array) -> Vector:
-    """Mean over a window of −log2 of the probability given to the right token; logs (n, tokens, classes)."""
-    chosen = np.take_along_axis(logs, labels[..., None], axis=-1)[..., 0]
-    bits: Vector = -_flat(chosen).mean(axis=1) / math.log(2)
-    return bits
-
-
-def _flat(array: Array) -> Vector:
-    return array.reshape(len(array), -1).astype(np.float64)
-
-
-def _join(parts: list[_Scores]) -> _Scores:
-    return _Scores(
-        np.concatenate([part.original for part in parts]),
-        np.concatenate([part.result for part in parts]),
-        np.concatenate([part.same for part in parts]),
-        np.concatenate([part.divergence for part in parts]),
-        (np.concatenate([part.right[0] for part in parts]), np.concatenate([part.right[1] for part in parts])),
-        sum(part.signal for part in parts),
-        sum(part.noise for part in parts),
-    )
-
-
-def _conclude(metric: Metric, scores: _Scores, seed: int) -> Comparison:
-    has_classes = metric not in ("mse", "relative_error")
+def _conclude(metric: Metric, scores: Scores, seed: int) -> Comparison:
+    has_classes = metric in OF_CLASSES
     test = _test(metric, scores, seed)
     change = QualityChange(
         delta=test.delta,
@@ -177,7 +148,7 @@ def _conclude(metric: Metric, scores: _Scores, seed: int) -> Comparison:
         test="none" if metric in AGAINST_ORIGINAL else "mcnemar" if metric == "accuracy" else "bootstrap",
         lost=int((scores.original > scores.result).sum()) if metric == "accuracy" else None,
         gained=int((scores.original < scores.result).sum()) if metric == "accuracy" else None,
-        agreement=float(scores.same.mean()) if has_classes else None,
+        agreement=float(scores.same.mean()) if has_classes or metric == "f1" else None,
     )
     right = (float(scores.right[0].mean()), float(scores.right[1].mean()))
     return Comparison(
@@ -197,9 +168,7 @@ def _decibels(signal: float, noise: float) -> float:
 
 
 def _quality(metric: Metric, values: Vector, seed: int) -> Quality:
-    interval = (
-        wilson_interval(int(values.sum()), len(values)) if metric in HIGHER_IS_BETTER else mean_interval(values, seed)
-    )
+    interval = wilson_interval(int(values.sum()), len(values)) if metric in PROPORTIONS else mean_interval(values, seed)
     return Quality(
         metric=metric,
         value=float(values.mean()),
@@ -211,7 +180,7 @@ def _quality(metric: Metric, values: Vector, seed: int) -> Quality:
     )
 
 
-def _test(metric: Metric, scores: _Scores, seed: int) -> PairedTest:
+def _test(metric: Metric, scores: Scores, seed: int) -> PairedTest:
     if metric == "accuracy":
         return compare_proportions(scores.original > 0, scores.result > 0)
     if metric not in AGAINST_ORIGINAL:

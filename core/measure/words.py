@@ -7,9 +7,13 @@ SIGNIFICANCE = 0.05
 SAME_SIZE = 0.005
 METRIC_NAMES = {
     "accuracy": "accuracy",
+    "token_accuracy": "accuracy of tokens",
+    "f1": "F1",
+    "spearman": "rank correlation",
     "bits_per_token": "bits per token",
     "mse": "mean squared error",
     "agreement": "agreement with the original",
+    "cosine": "cosine with the original",
     "relative_error": "relative error against the original",
 }
 KILO, MEGA, GIGA = 1e3, 1e6, 1e9
@@ -82,6 +86,8 @@ def write_sentence(result: Quality | None, change: Change) -> str:
 def _say_quality(result: Quality, change: QualityChange) -> tuple[str, bool]:
     if result.metric == "agreement":
         return f"same answer as the original on {100 * result.value:.4g} % of samples", False
+    if result.metric == "cosine":
+        return f"outputs point where the original's do (cosine {result.value:.4f})", False
     if result.metric == "relative_error":
         return f"outputs {100 * result.value:.2g} % from the original's", False
     name = METRIC_NAMES[result.metric]

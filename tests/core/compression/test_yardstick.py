@@ -1,0 +1,44 @@
+"""Choices are made in the same direction as the verdict's metric, for every task."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import fx, nn
+
+from core.compression.yardstick import Yardstick
+from core.data.dataset import open_dataset
+from core.description import DatasetSpec, SplitArrays, TensorDescription
+from core.network.network import Network
+
+INPUTS = (TensorDescription(name="x", dtype="float32", shape=("batch", 3)),)
+CODES = np.tile(np.eye(3), (20, 1)).astype(np.float32)
+
+
+def linear(weight: np.ndarray) -> Network:
+    layer = nn.Linear(3, 3, bias=False)
+    layer.weight = nn.Parameter(torch.from_numpy(weight.astype(np.float32)))
+    return Network(fx.symbolic_trace(nn.Sequential(layer)), INPUTS, INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("task", "y", "quality"),
+    [
+        ("classification", np.arange(60) % 3, 1.0),
+        ("multi_label", CODES.astype(int), 1.0),
+        ("regression", CODES, 0.0),
+        ("embedding", None, 1.0),
+        ("multi_label", None, 0.0),
+        ("none", None, 0.0),
+    ],
+)
+def test_what_is_worse_counts_as_a_drop(tmp_path: Path, task: str, y: np.ndarray | None, quality: float) -> None:
+    arrays = {"x": CODES} if y is None else {"x": CODES, "y": y}
+    np.savez(tmp_path / "a.npz", **arrays)
+    split = SplitArrays(x="x", y=None if y is None else "y")
+    dataset = open_dataset([tmp_path / "a.npz"], DatasetSpec(task=task, splits={"validation": split}), INPUTS)
+    yardstick = Yardstick(linear(np.eye(3)), dataset, split="validation", limit=100)
+    assert yardstick.original.quality == pytest.approx(quality)
+    assert yardstick.drop(yardstick.score(linear(np.eye(3)))) == pytest.approx(0)
+    assert yardstick.drop(yardstick.score(linear(np.roll(np.eye(3), 1, axis=0)))) > 0.1
