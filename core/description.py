@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-INSPECTOR_VERSION = 1
+INSPECTOR_VERSION = 2
 
 PixelCount = Annotated[int, Field(ge=1, le=8192)]
 
@@ -24,11 +24,16 @@ class TensorDescription(Described):
 
 
 class LayerDescription(Described):
-    """One weight-bearing layer of the canonical network; costs are for one sample."""
+    """One weight-bearing layer of the canonical network; costs are for one sample.
+
+    A size that grows with a free one is written by its name, such as `batch` or `49·batch`. Parameters that an earlier
+    layer holds are not counted again.
+    """
 
     name: str
     kind: str
     weight_shape: tuple[int, ...]
+    input_shape: tuple[int | str, ...] = ()
     output_shape: tuple[int | str, ...]
     parameters: int
     macs: int
@@ -47,7 +52,12 @@ class Parity(Described):
 
 
 class ModelDescription(Described):
-    """All that is known of an uploaded model without loading it again."""
+    """All that is known of an uploaded model without loading it again.
+
+    `planned_activation_bytes` is the most bytes of tensors, weights apart, that live at once while the network's own
+    graph runs, for one sample; `planned_activation_node` is where. A runtime that fuses nodes plans otherwise.
+    `counted_at` has the number that stood for each free size while costs were counted.
+    """
 
     inspector_version: int = INSPECTOR_VERSION
     format: Literal["onnx", "pt2", "hf"]
@@ -62,6 +72,8 @@ class ModelDescription(Described):
     parameters: int
     macs: int
     planned_activation_bytes: int
+    planned_activation_node: str | None = None
+    counted_at: dict[str, int] = Field(default_factory=dict)
     bytes_stripped: int
     layers: tuple[LayerDescription, ...]
     operators: dict[str, int]

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import ModelpressError
-from core.measure.onnx_graph import OnnxGraph, load_graph, trace_tensors
+from core.measure.onnx_graph import load_graph, trace_tensors
 from core.measure.runtime import Feed, open_session
+from core.network.liveness import find_peak
 
 PROBE_SECONDS = 600
 OPTIMISED_NAME = "optimised.onnx"
@@ -39,7 +40,8 @@ def planned_peak_bytes(path: Path, feed: Feed) -> int:
         open_session(path, 1, optimisation="extended", optimised_to=optimised)
         graph = load_graph(optimised)
     sizes = {name: tensor.nbytes for name, tensor in trace_tensors(graph, feed).items()}
-    return _peak(graph, sizes)
+    steps = [(node.input, node.output) for node in graph.nodes]
+    return find_peak(steps, sizes, inputs=graph.inputs, outputs=graph.outputs).nbytes
 
 
 def probe_memory(paths: tuple[Path, ...], *, batch: int, threads: int, repeats: int = 3) -> tuple[ProcessMemory, ...]:
@@ -49,18 +51,6 @@ def probe_memory(paths: tuple[Path, ...], *, batch: int, threads: int, repeats: 
         for index, path in enumerate(paths):
             answers[index].append(_probe(path, batch, threads))
     return tuple(_summarise(rows, batch) for rows in answers)
-
-
-def _peak(graph: OnnxGraph, sizes: dict[str, int]) -> int:
-    last_use = {name: index for index, node in enumerate(graph.nodes) for name in node.input if name in sizes}
-    last_use.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
-    live = {name: sizes[name] for name in graph.inputs if name in sizes}
-    peak = sum(live.values())
-    for index, node in enumerate(graph.nodes):
-        live.update({name: sizes[name] for name in node.output if name in sizes})
-        peak = max(peak, sum(live.values()))
-        live = {name: size for name, size in live.items() if last_use.get(name, -1) > index}
-    return peak
 
 
 def _probe(path: Path, batch: int, threads: int) -> dict[str, float]:

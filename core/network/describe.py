@@ -1,6 +1,5 @@
 """The description of a network: its layers with their costs, its operators, the memory that it plans for."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,8 +9,10 @@ import torch
 from torch import fx, nn
 
 from core.description import LayerDescription
+from core.errors import ModelpressError
+from core.network.costs import call_macs, layer_macs
 from core.network.flat import trace_shapes
-from core.network.liveness import peak_live_bytes
+from core.network.liveness import Peak, find_peak
 from core.network.network import Network
 from core.network.sampling import example_of
 
@@ -35,33 +36,44 @@ _KINDS: Mapping[type[nn.Module], str] = {
     nn.InstanceNorm3d: "instance_norm",
     nn.Embedding: "embedding",
 }
-_PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default)
+# What a size that is free, and is no batch, is counted at: the first of these that the network takes.
+FREE_SIZES = (16, 64, 224, 512)
+
+Values = Mapping[fx.Node, object]
 
 
 @dataclass(frozen=True)
 class Description:
-    """What can be said of a network by its graph alone; costs are for one sample."""
+    """What can be said of a network by its graph alone; costs are for one sample.
+
+    `planned_node` is the layer or call at which the planned peak is reached, None where it is the inputs alone.
+    `counted_at` has the number that stood for each free size while costs were counted.
+    """
 
     layers: tuple[LayerDescription, ...]
     operators: dict[str, int]
     parameters: int
     macs: int
     planned_activation_bytes: int
+    planned_node: str | None
+    counted_at: dict[str, int]
 
 
 def describe(network: Network) -> Description:
     """Describe a network at batch 1, or at the only batch that it takes."""
-    first = network.inputs[0].shape[0] if network.inputs and network.inputs[0].shape else 1
-    batch = first if isinstance(first, int) else 1
-    values = trace_shapes(network.graph, example_of(network.inputs, batch=batch))
-    layers = _describe_layers(network, values, batch)
-    plain = sum(_plain_macs(node, values) for node in network.graph.graph.nodes) // batch
+    traced = _trace(network)
+    layers = _describe_layers(network, traced)
+    nodes = network.graph.graph.nodes
+    peak, where = _plan(network.graph, traced.values)
     return Description(
         layers=layers,
-        operators=dict(sorted(Counter(filter(None, map(_operator, network.graph.graph.nodes))).items())),
+        operators=dict(sorted(Counter(filter(None, map(_operator, nodes))).items())),
         parameters=sum(parameter.numel() for parameter in network.graph.parameters()),
-        macs=sum(layer.macs for layer in layers) + plain,
-        planned_activation_bytes=_planned_bytes(network.graph, values),
+        macs=sum(layer.macs for layer in layers)
+        + sum(call_macs(node, traced.values) for node in nodes) // traced.batch,
+        planned_activation_bytes=peak.nbytes // traced.batch,
+        planned_node=where,
+        counted_at=traced.counted_at,
     )
 
 
@@ -70,30 +82,97 @@ def layer_kind(layer: nn.Module) -> str:
     return _KINDS.get(type(layer), type(layer).__name__.lower())
 
 
-def _describe_layers(network: Network, values: dict[fx.Node, object], batch: int) -> tuple[LayerDescription, ...]:
+@dataclass(frozen=True)
+class _Traced:
+    """The values of all nodes, and again at twice the batch and at twice the other free size, where these are free."""
+
+    batch: int
+    counted_at: dict[str, int]
+    values: Values
+    twice_batch: Values | None
+    twice_free: Values | None
+    free_name: str = ""
+    free: int = 0
+
+    def sizes(self, node: fx.Node) -> tuple[int | str, ...]:
+        """The shape of a node's value, sizes that grow with the batch or with the free size by name."""
+        return tuple(self._size(node, index, size) for index, size in enumerate(_first_tensor(self.values[node]).shape))
+
+    def tensor(self, node: fx.Node) -> torch.Tensor:
+        """A node's value."""
+        return _first_tensor(self.values[node])
+
+    def _size(self, node: fx.Node, index: int, size: int) -> int | str:
+        if self.twice_batch is not None and _first_tensor(self.twice_batch[node]).shape[index] == 2 * size:
+            return _times(size, "batch")
+        grows = self.twice_free is not None and _first_tensor(self.twice_free[node]).shape[index] == 2 * size
+        return _times(size // self.free, self.free_name) if grows and size % self.free == 0 else size
+
+
+def _trace(network: Network) -> _Traced:
+    """Run the shapes of a network; raises `unsupported_graph` where it takes none of the sizes that are tried."""
+    first = next((value.shape[0] for value in network.inputs if value.shape), 1)
+    batch = first if isinstance(first, int) else 1
+    names = sorted({size for value in network.inputs for size in value.shape[1:] if isinstance(size, str)})
+    free, values = _trace_at_some_size(network, batch)
+    fixed = isinstance(first, int)
+    return _Traced(
+        batch=batch,
+        counted_at=dict.fromkeys(names, free) | ({} if fixed else {"batch": 1}),
+        values=values,
+        twice_batch=None if fixed else _trace_at(network, 2, free),
+        twice_free=_trace_at(network, batch, 2 * free) if len(names) == 1 else None,
+        free_name=names[0] if names else "",
+        free=free,
+    )
+
+
+def _trace_at_some_size(network: Network, batch: int) -> tuple[int, Values]:
+    *others, last = FREE_SIZES
+    for free in others:
+        if (values := _trace_at(network, batch, free)) is not None:
+            return free, values
+    return last, trace_shapes(network.graph, example_of(network.inputs, batch=batch, free=last))
+
+
+def _trace_at(network: Network, batch: int, free: int) -> Values | None:
+    """The values of all nodes; None where the network does not take these sizes."""
+    try:
+        return trace_shapes(network.graph, example_of(network.inputs, batch=batch, free=free))
+    except ModelpressError:
+        return None
+
+
+def _times(count: int, name: str) -> str:
+    return name if count == 1 else f"{count}·{name}"
+
+
+def _describe_layers(network: Network, traced: _Traced) -> tuple[LayerDescription, ...]:
     rows: dict[str, LayerDescription] = {}
     owners: dict[int, str] = {}
-    fixed = bool(network.inputs) and isinstance(network.inputs[0].shape[0], int)
     for node in network.graph.graph.find_nodes(op="call_module"):
         path = str(node.target)
         layer = network.graph.get_submodule(path)
-        output = _first_tensor(values[node])
-        macs = _layer_macs(layer, _first_tensor(values[node.all_input_nodes[0]]), output) // batch
+        source, output = node.all_input_nodes[0], traced.tensor(node)
+        macs = layer_macs(layer, traced.tensor(source), output) // traced.batch
         if path in rows:
             rows[path] = rows[path].model_copy(update={"macs": rows[path].macs + macs})
             continue
         weight = layer._parameters.get("weight")
-        owner = owners.setdefault(id(weight), path) if weight is not None else path
+        own = [parameter for parameter in layer.parameters(recurse=False) if id(parameter) not in owners]
+        owner = None if weight is None else owners.get(id(weight))
+        owners.update({id(parameter): path for parameter in own})
         rows[path] = LayerDescription(
             name=path,
             kind=layer_kind(layer),
             weight_shape=() if weight is None else tuple(weight.shape),
-            output_shape=(batch if fixed else "batch", *output.shape[1:]),
-            parameters=sum(parameter.numel() for parameter in layer.parameters(recurse=False)),
+            input_shape=traced.sizes(source),
+            output_shape=traced.sizes(node),
+            parameters=sum(parameter.numel() for parameter in own),
             macs=macs,
-            activation_bytes=output.numel() * output.element_size() // batch,
+            activation_bytes=output.numel() * output.element_size() // traced.batch,
             groups=cast("int", getattr(layer, "groups", 1)),
-            tied_to=None if owner == path else owner,
+            tied_to=owner,
         )
     return tuple(rows.values())
 
@@ -101,39 +180,6 @@ def _describe_layers(network: Network, values: dict[fx.Node, object], batch: int
 def _first_tensor(value: object) -> torch.Tensor:
     """The value, or the first of several: recurrent layers give their states too."""
     return cast("torch.Tensor", value[0] if isinstance(value, tuple) else value)
-
-
-def _layer_macs(layer: nn.Module, source: torch.Tensor, output: torch.Tensor) -> int:
-    """Multiply-accumulates of one call: elements of the output times terms of each sum."""
-    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return output.numel() * math.prod(layer.weight.shape[1:])
-    if isinstance(layer, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
-        return source.numel() * math.prod(layer.weight.shape[1:])
-    if isinstance(layer, nn.RNNBase):
-        matrices = sum(weight.numel() for weight in layer.parameters() if weight.dim() == 2)
-        return output.numel() // output.shape[-1] * matrices
-    if isinstance(layer, nn.Linear):
-        return output.numel() * layer.in_features
-    return 0
-
-
-def _plain_macs(node: fx.Node, values: dict[fx.Node, object]) -> int:
-    """Multiply-accumulates of a product that is no layer: matrix products and attention."""
-    shapes = [tuple(value.shape) for arg in node.args if isinstance(value := _value(arg, values), torch.Tensor)]
-    if node.target in _PRODUCTS:
-        return cast("torch.Tensor", values[node]).numel() * shapes[0][-1]
-    if node.target is aten.addmm.default:
-        return cast("torch.Tensor", values[node]).numel() * shapes[1][-1]
-    if node.target is aten.scaled_dot_product_attention.default:
-        query, key, value = shapes[:3]
-        return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-    if node.target in (aten.linear.default, aten.conv1d.default, aten.conv2d.default):
-        return cast("torch.Tensor", values[node]).numel() * math.prod(shapes[1][1:])
-    return 0
-
-
-def _value(argument: object, values: dict[fx.Node, object]) -> object:
-    return values.get(argument) if isinstance(argument, fx.Node) else None
 
 
 def _operator(node: fx.Node) -> str | None:
@@ -146,21 +192,21 @@ def _operator(node: fx.Node) -> str | None:
     return None
 
 
-def _planned_bytes(graph: fx.GraphModule, values: dict[fx.Node, object]) -> int:
+def _plan(graph: fx.GraphModule, values: Values) -> tuple[Peak, str | None]:
+    """The planned peak, and the layer or call that reaches it."""
+    nodes = [node for node in graph.graph.nodes if node.op in ("call_module", "call_function")]
     sizes = {
         node.name: value.numel() * value.element_size()
         for node, value in values.items()
         if node.op not in ("get_attr", "output") and isinstance(value, torch.Tensor)
     }
-    steps = [
-        ([source.name for source in node.all_input_nodes], [node.name])
-        for node in graph.graph.nodes
-        if node.op in ("call_module", "call_function")
-    ]
-    output = graph.graph.output_node()
-    return peak_live_bytes(
-        steps,
+    peak = find_peak(
+        [([source.name for source in node.all_input_nodes], [node.name]) for node in nodes],
         sizes,
         inputs=[node.name for node in graph.graph.find_nodes(op="placeholder")],
-        outputs=[node.name for node in output.all_input_nodes],
+        outputs=[node.name for node in graph.graph.output_node().all_input_nodes],
     )
+    if peak.step is None:
+        return peak, None
+    node = nodes[peak.step]
+    return peak, str(node.target) if node.op == "call_module" else node.name
