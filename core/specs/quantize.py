@@ -11,7 +11,7 @@ QUANTIZABLE_KINDS = ("conv1d", "conv2d", "linear")
 
 
 class WeightGrid(Asked):
-    """Integer grid of the weights: symmetric, one scale for each output channel."""
+    """Integer grid of the weights: symmetric; one scale for each output channel, or one for all where as good."""
 
     bits: Literal[8] = Field(8, description="Bits of a weight.")
 

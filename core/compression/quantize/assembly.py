@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from core.compression.quantize.placement import Placement, place
 from core.compression.quantize.ranges import Range
+from core.compression.quantize.scales import scale_axis
 from core.network.encodings import ActivationGrid, AffineInteger, Grid
 from core.network.encodings.affine_integer import scales_of
 from core.network.export_graph import input_ranks
@@ -64,16 +65,18 @@ def _encode_layer(network: Network, path: str, *, plan: Plan, input_grid: Activa
     """Encode weight and bias; a bias that onnxruntime adds after the product (`input_grid` None) stays float."""
     layer = network.graph.get_submodule(path)
     weight = layer.get_parameter("weight")
-    scale = scales_of(weight, plan.grid, 0)
+    axis = scale_axis(layer, plan.grid)
+    scale = scales_of(weight, plan.grid, axis)
     bias = layer._parameters.get("bias")
     if bias is not None and path in plan.corrections:
         bias.data = bias.data + plan.corrections[path]
     if bias is not None and input_grid is not None:
-        scale = torch.maximum(scale, bias.detach().abs() / (input_grid.scale * _BIAS_LIMIT))
-        encoded = AffineInteger.of(bias, grid=BIAS_GRID, axis=0, scale=scale * input_grid.scale)
+        largest = bias.detach().abs() if axis == 0 else bias.detach().abs().amax()
+        scale = torch.maximum(scale, largest / (input_grid.scale * _BIAS_LIMIT))
+        encoded = AffineInteger.of(bias, grid=BIAS_GRID, axis=axis, scale=scale * input_grid.scale)
         bias.data = encoded.decode()
         network.encodings[f"{path}.bias"] = encoded
-    encoding = AffineInteger.of(weight, grid=plan.grid, axis=0, scale=scale)
+    encoding = AffineInteger.of(weight, grid=plan.grid, axis=axis, scale=scale)
     weight.data = encoding.decode()
     network.encodings[f"{path}.weight"] = encoding
 

@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor, fx, nn
 
+from core.compression.quantize.scales import scale_axis
 from core.network.encodings import AffineInteger, Grid
 
 Inputs = tuple[Tensor, ...]
@@ -30,7 +31,7 @@ def correct_biases(
 def _rounded(layer: nn.Module, grid: Grid) -> nn.Module:
     twin = copy.deepcopy(layer)
     weight = twin.get_parameter("weight")
-    weight.data = AffineInteger.of(weight, grid=grid, axis=0).decode()
+    weight.data = AffineInteger.of(weight, grid=grid, axis=scale_axis(layer, grid)).decode()
     return twin
 
 
