@@ -3,6 +3,7 @@
 Also run by `benchmarks/chaos.py`.
 """
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -118,7 +119,9 @@ def freeze_worker(world: World) -> float:
     world.until(lambda: world.row(job).epoch > first and world.is_running(job), 60, "another worker goes on")
     began = time.monotonic()
     for process in frozen:
-        process.send_signal(signal.SIGCONT)
+        # The worker, awake first, may have killed the others already.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGCONT)
     runner = frozen[1:]
     world.until(lambda: not any(map(lives, runner)), 30, "the old runner is gone")
     taken = time.monotonic() - began
