@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from runner.channel import Channel
+from runner.dispatch import answer
 
 ARGUMENTS = 2
 
@@ -17,9 +18,6 @@ def main() -> int:
     faulthandler.enable()
     work = Path(sys.argv[1]).resolve()
     channel = Channel.take_over_stdout()
-    # Torch takes seconds to load and may fail to; by then errors can be told.
-    from runner.dispatch import answer  # noqa: PLC0415
-
     answer(work, channel)
     return 0
 

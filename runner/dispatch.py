@@ -1,16 +1,16 @@
-"""Answers one request: inspects a model or a data set, or runs a job."""
+"""Answers one request: inspects a model or a data set, or runs a job.
+
+Torch is imported only when a request gets as far as needing it: it costs seconds and hundreds of megabytes, which no
+file is worth that its first bytes condemn.
+"""
 
 import os
 import traceback
 import warnings
 from pathlib import Path
 
-import torch
 from pydantic import ValidationError
 
-from core.compression.pipeline import run
-from core.data.inspection import describe_dataset
-from core.data.source import data_files
 from core.errors import ModelpressError
 from core.messages import (
     REQUEST,
@@ -22,8 +22,9 @@ from core.messages import (
     LogMessage,
     ModelInspected,
     Request,
+    RunJob,
 )
-from core.network.inspect import inspect
+from core.network.gate import check
 from core.network.upload import staged_by_name
 from runner.channel import Channel
 
@@ -33,7 +34,6 @@ TEXT_LIMIT = 4000
 def answer(work: Path, channel: Channel) -> None:
     """Read `request.json`, send what it leads to; every failure becomes an `ErrorMessage`."""
     warnings.simplefilter("ignore")
-    torch.set_num_threads(max(int(os.environ.get("OMP_NUM_THREADS", "1")), 1))
     try:
         request = REQUEST.validate_json((work / "request.json").read_bytes())
         _carry_out(request, work, channel)
@@ -50,11 +50,41 @@ def answer(work: Path, channel: Channel) -> None:
 def _carry_out(request: Request, work: Path, channel: Channel) -> None:
     match request:
         case InspectModel():
-            channel.send(ModelInspected(description=inspect(staged_by_name(request.files), request.seed)))
+            channel.send(_inspect_model(request))
         case InspectDataset():
-            channel.send(DatasetInspected(description=describe_dataset(data_files(request.files), request.spec)))
+            channel.send(_inspect_dataset(request))
         case _:
-            channel.send(JobDone(verdict=run(request, channel.send, work)))
+            channel.send(_run_job(request, work, channel))
+
+
+def _inspect_model(request: InspectModel) -> ModelInspected:
+    files = staged_by_name(request.files)
+    check(files)
+    _load_torch()
+    from core.network.inspect import inspect  # noqa: PLC0415  (loads torch)
+
+    return ModelInspected(description=inspect(files, request.seed))
+
+
+def _inspect_dataset(request: InspectDataset) -> DatasetInspected:
+    _load_torch()
+    from core.data.inspection import describe_dataset  # noqa: PLC0415  (loads torch)
+    from core.data.source import data_files  # noqa: PLC0415  (loads numpy)
+
+    return DatasetInspected(description=describe_dataset(data_files(request.files), request.spec))
+
+
+def _run_job(request: RunJob, work: Path, channel: Channel) -> JobDone:
+    _load_torch()
+    from core.compression.pipeline import run  # noqa: PLC0415  (loads torch)
+
+    return JobDone(verdict=run(request, channel.send, work))
+
+
+def _load_torch() -> None:
+    import torch  # noqa: PLC0415  (see the docstring of this module)
+
+    torch.set_num_threads(max(int(os.environ.get("OMP_NUM_THREADS", "1")), 1))
 
 
 def _as_message(error: ModelpressError) -> ErrorMessage:

@@ -6,10 +6,13 @@ import stat
 import zipfile
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from pydantic import JsonValue
 
 from core.errors import ModelpressError
+from core.network.pickle_names import check_saved_tensors
+from core.network.zip_directory import open_zip
 
 MAX_ENTRIES = 100_000
 MAX_JSON_BYTES = 256 * 1024**2
@@ -30,16 +33,14 @@ class Archive:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
-            raise ModelpressError("corrupt_file", f"The .pt2 archive is damaged: {error}") from error
+        self._zip = open_zip(path)
         try:
             entries = self._zip.infolist()
             _check_entries(entries, path.stat().st_size)
             self._root = entries[0].filename.partition("/")[0] + "/"
             self.names = frozenset(entry.filename.removeprefix(self._root) for entry in entries)
             _check_names(entries, self._root)
+            self._check_samples()
         except ModelpressError:
             self._zip.close()
             raise
@@ -50,6 +51,10 @@ class Archive:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._zip.close()
 
     def read(self, name: str) -> bytes:
@@ -57,9 +62,23 @@ class Archive:
         if name not in self.names:
             raise ModelpressError("corrupt_file", f"The .pt2 archive has no {name}.")
         try:
-            return self._zip.read(self._root + name)
+            with self._open(name) as file:
+                return file.read()
         except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, OSError) as error:
             raise ModelpressError("corrupt_file", f"The entry {name} is damaged: {error}") from error
+
+    def _open(self, name: str) -> IO[bytes]:
+        try:
+            return self._zip.open(self._root + name)
+        except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, OSError) as error:
+            raise ModelpressError("corrupt_file", f"The entry {name} is damaged: {error}") from error
+
+    def _check_samples(self) -> None:
+        """Refuse sample inputs that hold code. They are never opened here, but others would open the file."""
+        for name in sorted(self.names):
+            if name.startswith("data/sample_inputs/"):
+                with self._open(name) as file:
+                    check_saved_tensors(file, name)
 
     def superfluous_bytes(self) -> int:
         """Bytes that no network needs: the sample inputs and the remarks on each node."""
