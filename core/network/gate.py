@@ -1,11 +1,12 @@
 """The gate: what kind of file it is, by its content alone, before anything parses it deeply."""
 
-import zipfile
 from pathlib import Path
 from typing import Literal
 
 from core.errors import ModelpressError
+from core.network.archive import Archive
 from core.network.upload import Files, as_files
+from core.network.zip_directory import open_zip
 
 Format = Literal["onnx", "pt2", "hf"]
 
@@ -28,6 +29,15 @@ _MAGICS: tuple[tuple[bytes, int, str, str], ...] = (
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
 
+def check(source: Path | Files) -> Format:
+    """Refuse all that can be refused by the looks of the files, at once and without loading torch."""
+    files = as_files(source)
+    found = recognise(files)
+    if found == "pt2":
+        Archive(next(iter(files.values()))).close()
+    return found
+
+
 def recognise(source: Path | Files) -> Format:
     """The format of a model; raises `unknown_format` or `unsupported_version` and says how to convert it."""
     files = as_files(source)
@@ -35,10 +45,13 @@ def recognise(source: Path | Files) -> Format:
         return _recognise_file(*files.values())
     if "config.json" in files:
         return "hf"
+    if any(name.lower().endswith(".onnx") for name in files):
+        return "onnx"
     raise ModelpressError(
         "unknown_format",
         f"These {len(files)} files are no model that is known here.",
-        hint="Upload one .onnx or .pt2 file, or config.json and the .safetensors files of a Hugging Face model.",
+        hint="Upload one .onnx or .pt2 file, an .onnx file with the files of its data, or config.json and the "
+        ".safetensors files of a Hugging Face model.",
     )
 
 
@@ -58,11 +71,8 @@ def _recognise_file(path: Path) -> Format:
 
 
 def _recognise_zip(path: Path) -> Format:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, EOFError, OSError, NotImplementedError) as error:
-        raise ModelpressError("corrupt_file", f"The file begins like a zip archive but is damaged: {error}") from error
+    with open_zip(path) as archive:
+        entries = archive.infolist()
     if min((entry.header_offset for entry in entries), default=0):
         raise ModelpressError("corrupt_file", "The file is cut off: what is found is only an archive inside of it.")
     leaves = {entry.filename.rpartition("/")[2] for entry in entries}
