@@ -79,10 +79,17 @@ class TestPt2:
     def mark_pickled(config: dict) -> None:
         config["config"]["0.weight"]["use_pickle"] = True
 
-    def test_sample_inputs_are_never_loaded(self, tmp_path: Path, members: Members) -> None:
-        canary = tmp_path / "canary"
-        members[named(members, "sample_inputs/model.pt")] = pickle.dumps(Canary(canary))
-        assert read(write(tmp_path / "a", members)).inputs
+    @pytest.mark.parametrize("bare", [True, False])
+    def test_sample_inputs_that_hold_code_are_refused_and_not_run(
+        self, tmp_path: Path, members: Members, bare: bool
+    ) -> None:
+        canary, saved = tmp_path / "canary", io.BytesIO()
+        torch.save(Canary(canary), saved)
+        content = pickle.dumps(Canary(canary)) if bare else saved.getvalue()
+        members[named(members, "sample_inputs/model.pt")] = content
+        error = refusal(write(tmp_path / "a", members))
+        assert error.code == "unsafe_file"
+        assert "sample_inputs" in error.detail
         assert not canary.exists()
 
     @pytest.mark.parametrize(
