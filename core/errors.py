@@ -72,7 +72,12 @@ _CODES = (
         "unsupported_operator", Kind.INVALID, "An operator of the graph is not supported", "Remove or replace the node."
     ),
     ErrorCode("unsupported_graph", Kind.INVALID, "The graph cannot be read", "See the node and the detail."),
-    ErrorCode("external_data", Kind.INVALID, "The weights are in another file", "Save the model as one file."),
+    ErrorCode(
+        "graph_too_large", Kind.INVALID, "The graph makes something too large", "See the node; make its sizes smaller."
+    ),
+    ErrorCode(
+        "external_data", Kind.INVALID, "The weights are in another file", "Upload it with the model, or save one file."
+    ),
     ErrorCode(
         "parity_lost", Kind.INVALID, "Our network computes something else than the file", "Report it with the node."
     ),

@@ -1,8 +1,10 @@
 """The flat graph: what every reader makes and `lift` takes, ATen calls over weights named as the user named them."""
 
+import logging
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -49,9 +51,9 @@ def dominant_dtype(weights: Iterable[tuple[str, int]]) -> str:
 
 
 def make_example(name: str, sizes: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
-    """Zeros for an input; raises `unsupported_graph` where it would be larger than `MAX_VALUE_BYTES`."""
+    """Zeros for an input; raises `graph_too_large` where it would be larger than `MAX_VALUE_BYTES`."""
     if math.prod(sizes) * dtype.itemsize > MAX_VALUE_BYTES:
-        raise ModelpressError("unsupported_graph", f"Input {name} has {math.prod(sizes)} elements.", node=name)
+        raise ModelpressError("graph_too_large", f"Input {name} has {math.prod(sizes)} elements.", node=name)
     return torch.zeros(sizes, dtype=dtype)
 
 
@@ -133,12 +135,24 @@ def run_shapes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
 def trace_shapes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> dict[fx.Node, object]:
     """Every node's value as a fake tensor, without computing anything.
 
-    Raises `unsupported_graph` where a value is larger than `MAX_VALUE_BYTES` or shapes do not fit.
+    Raises `graph_too_large` where a value is larger than `MAX_VALUE_BYTES`, `unsupported_graph` where shapes do not fit.
     """
     interpreter = _ShapeInterpreter(graph)
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         interpreter.run(*(mode.from_tensor(tensor) for tensor in inputs))
     return interpreter.values
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch logs a whole trace where shapes do not fit; the error is told in one sentence."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class _ShapeInterpreter(fx.Interpreter):
@@ -156,7 +170,7 @@ class _ShapeInterpreter(fx.Interpreter):
             size = tensor.numel() * tensor.element_size() if isinstance(tensor, torch.Tensor) else 0
             if size > MAX_VALUE_BYTES:
                 sentence = f"Node {n.name} makes a tensor of {size} bytes."
-                raise ModelpressError("unsupported_graph", sentence, node=n.name)
+                raise ModelpressError("graph_too_large", sentence, node=n.name)
         self.values[n] = value
         return value
 

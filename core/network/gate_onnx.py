@@ -7,31 +7,72 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf publishes no types
 
 from core.errors import ModelpressError
+from core.network.onnx_external import load_external
+from core.network.onnx_functions import inline_functions
+from core.network.onnx_version import bring_up
+from core.network.upload import Files, as_files
 
 # A protobuf cannot be larger; nodes are a bound on work, far above any network seen.
 MAX_BYTES = 2 * 1024**3 - 1
 MAX_NODES = 100_000
-OLDEST_OPSET = 7
-_DOMAINS = ("", "ai.onnx")
+MAX_DEPTH = 16
 
 
-def open_onnx(path: Path) -> onnx.ModelProto:
-    """The checked model; raises `corrupt_file`, `external_data`, `unsupported_version` or `unsupported_operator`."""
+def open_onnx(source: Path | Files) -> onnx.ModelProto:
+    """The checked model, complete in itself; what it defines is inlined, data in other files is taken in.
+
+    Raises `corrupt_file`, `external_data`, `unsupported_version` or `unsupported_graph`.
+    """
+    files = as_files(source)
+    path = files[find_onnx(files)]
     if path.stat().st_size > MAX_BYTES:
-        raise ModelpressError("unsupported_graph", "The file is larger than 2 GiB, which no ONNX file can be.")
+        raise ModelpressError("graph_too_large", "The file is larger than 2 GiB, which no ONNX file can be.")
     try:
         model = onnx.ModelProto()
         model.ParseFromString(path.read_bytes())
     except (DecodeError, ValueError, RuntimeError) as error:
         raise ModelpressError("corrupt_file", f"The file is no valid ONNX protobuf: {error}") from error
+    return check_onnx(model, files)
+
+
+def find_onnx(files: Files) -> str:
+    """Which of several files is the network: the one named `.onnx`; raises `unknown_format`."""
+    named = [name for name in files if name.lower().endswith(".onnx")]
+    if len(files) == 1:
+        return next(iter(files))
+    if len(named) != 1:
+        raise ModelpressError(
+            "unknown_format",
+            f"{len(named)} of these {len(files)} files end in .onnx; one must, the others are its data.",
+        )
+    return named[0]
+
+
+def check_onnx(model: onnx.ModelProto, files: Files | None = None) -> onnx.ModelProto:
+    """The model as `open_onnx` gives it; `files` are what its tensors may point into."""
     if not model.HasField("graph") or not model.graph.node:
         raise ModelpressError("corrupt_file", "The ONNX file has no graph, or one without nodes.")
     if not all(isinstance(text, str) for text in _texts(model)):
         raise ModelpressError("corrupt_file", "A name in the ONNX file is no UTF-8 text.")
-    _check_versions(model)
-    _check_tensors(model.graph)
-    _check_nodes(model)
-    return model
+    graphs = list(_graphs(model.graph))
+    if sum(len(graph.node) for graph in graphs) > MAX_NODES:
+        raise ModelpressError("graph_too_large", f"The graph has more than {MAX_NODES} nodes.")
+    for graph in graphs:
+        _check_tensors(graph)
+    model = inline_functions(model, MAX_NODES)
+    load_external([tensor for graph in _graphs(model.graph) for tensor in _tensors(graph)], files or {}, MAX_BYTES)
+    return bring_up(model)
+
+
+def _graphs(graph: onnx.GraphProto, depth: int = 0) -> Iterator[onnx.GraphProto]:
+    """A graph and those in its nodes."""
+    if depth > MAX_DEPTH:
+        raise ModelpressError("graph_too_large", f"Graphs are nested more than {MAX_DEPTH} deep.")
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from _graphs(inner, depth + 1)
 
 
 def _texts(model: onnx.ModelProto) -> Iterator[object]:
@@ -39,38 +80,27 @@ def _texts(model: onnx.ModelProto) -> Iterator[object]:
     yield from (model.producer_name, model.producer_version)
     for entry in model.metadata_props:
         yield from (entry.key, entry.value)
-    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-        yield value.name
-    for value in model.graph.input:
-        yield from (size.dim_param for size in value.type.tensor_type.shape.dim)
-    for node in model.graph.node:
+    for graph in _graphs(model.graph):
+        for value in (*graph.input, *graph.output, *graph.initializer):
+            yield value.name
+        for value in graph.input:
+            yield from (size.dim_param for size in value.type.tensor_type.shape.dim)
+        yield from _node_texts(graph.node)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output, *function.attribute)
+        yield from _node_texts(function.node)
+
+
+def _node_texts(nodes: Iterator[onnx.NodeProto]) -> Iterator[object]:
+    for node in nodes:
         yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
         yield from (attribute.name for attribute in node.attribute)
-
-
-def _check_versions(model: onnx.ModelProto) -> None:
-    versions = [entry.version for entry in model.opset_import if entry.domain in _DOMAINS]
-    newest = onnx.defs.onnx_opset_version()
-    if len(versions) != 1 or not OLDEST_OPSET <= versions[0] <= newest:
-        stated = versions[0] if versions else "none"
-        raise ModelpressError(
-            "unsupported_version",
-            f"The file states opset {stated}; {OLDEST_OPSET} to {newest} are read.",
-            hint="Export it with `opset_version=20`.",
-        )
 
 
 def _check_tensors(graph: onnx.GraphProto) -> None:
     if graph.sparse_initializer:
         raise ModelpressError("unsupported_graph", "The file stores sparse weights, which are not read.")
     for tensor in _tensors(graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            raise ModelpressError(
-                "external_data",
-                f"The bytes of tensor {tensor.name} are in another file.",
-                hint="Save it as one file: `onnx.save(model, 'model.onnx', save_as_external_data=False)`.",
-                node=tensor.name,
-            )
         if any(size < 0 for size in tensor.dims):
             raise ModelpressError("corrupt_file", f"Tensor {tensor.name} has a negative size.", node=tensor.name)
 
@@ -82,26 +112,3 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-
-
-def _check_nodes(model: onnx.ModelProto) -> None:
-    if len(model.graph.node) > MAX_NODES:
-        raise ModelpressError("unsupported_graph", f"The graph has more than {MAX_NODES} nodes.")
-    if model.functions:
-        function = model.functions[0]
-        raise ModelpressError(
-            "unsupported_operator",
-            f"The file defines operators of its own ({function.domain}::{function.name}).",
-            hint="Inline them: `onnx.save(onnx.inliner.inline_local_functions(onnx.load(path)), 'model.onnx')`.",
-            node=function.name,
-        )
-    for node in model.graph.node:
-        name = node.name or (node.output[0] if node.output else node.op_type)
-        if node.domain not in _DOMAINS:
-            raise ModelpressError(
-                "unsupported_operator", f"Node {name} is {node.domain}::{node.op_type}, a foreign operator.", node=name
-            )
-        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
-            raise ModelpressError(
-                "unsupported_operator", f"Node {name} ({node.op_type}) holds a graph of its own.", node=name
-            )

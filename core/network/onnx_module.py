@@ -37,6 +37,11 @@ class OnnxModule(nn.Module):
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The outputs in the order of the graph."""
         values = self.evaluate(inputs)
+        missing = next((name for name in self.outputs if name not in values), None)
+        if missing is not None:
+            raise ModelpressError(
+                "unsupported_graph", f"Nothing that is read makes the output {missing}.", node=missing
+            )
         return tuple(self.as_tensor(name, values[name]) for name in self.outputs)
 
     def evaluate(self, inputs: Sequence[torch.Tensor]) -> dict[str, Value]:
@@ -55,7 +60,9 @@ class OnnxModule(nn.Module):
                 "corrupt_file", f"Node {call.name} reads {missing}, which nothing makes.", node=call.name
             )
         given = [values[name] if name else None for name in step.inputs]
-        if call.operator in MEASURES:
+        if step.branches:
+            self.run_branch(step, given[0], values)
+        elif call.operator in MEASURES:
             values[step.node.output[0]] = measure(call, given[0].shape if given[0] is not None else ())
         elif any(isinstance(value, torch.Tensor) for value in given) or self.is_weight(step):
             self.run_torch(step, given, values)
@@ -66,6 +73,14 @@ class OnnxModule(nn.Module):
             self.run_torch(step, given, values)
         else:
             values.update(zip(step.node.output, fold(step, given), strict=False))
+
+    def run_branch(self, step: Step, condition: Value, values: dict[str, Value]) -> None:
+        """Run the branch of an If that its condition chooses."""
+        if not isinstance(condition, np.ndarray) or _is_free(condition):
+            step.call.refuse(f"its condition {step.inputs[0]} depends on the data or on a free size")
+        for inner in step.branches[0 if condition.any() else 1]:
+            inner.check()
+            self.run(inner, values)
 
     def is_weight(self, step: Step) -> bool:
         """Whether a node only transposes a stored weight, which must keep its identity."""

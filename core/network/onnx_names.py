@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from core.network.flat import is_path, safe_path
+from core.network.onnx_recurrent import leaves
 
 # Operator -> (kind, input position -> name of the weight inside its layer).
 WEIGHT_SLOTS: Mapping[str, tuple[str, Mapping[int, str]]] = {
@@ -19,6 +20,11 @@ WEIGHT_SLOTS: Mapping[str, tuple[str, Mapping[int, str]]] = {
     "BatchNormalization": ("batch_norm", {1: "weight", 2: "bias", 3: "running_mean", 4: "running_var"}),
     "LayerNormalization": ("layer_norm", {1: "weight", 2: "bias"}),
     "InstanceNormalization": ("instance_norm", {1: "weight", 2: "bias"}),
+    "GroupNormalization": ("group_norm", {1: "weight", 2: "bias"}),
+    "RMSNormalization": ("rms_norm", {1: "weight"}),
+    "LSTM": ("lstm", leaves("LSTM")),
+    "GRU": ("gru", leaves("GRU")),
+    "RNN": ("rnn", leaves("RNN")),
     "PRelu": ("prelu", {1: "weight"}),
     "Gather": ("embedding", {0: "weight"}),
 }

@@ -1,7 +1,8 @@
 """The nodes of an ONNX graph, decoded: constants to arrays, attributes to Python values, constant nodes computed."""
 
 import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,6 +18,7 @@ from core.errors import ModelpressError
 from core.network.onnx_operators import OPERATORS
 from core.network.onnx_operators.call import Attribute, Call, Result
 from core.network.onnx_operators.elementwise import DTYPES, type_name
+from core.network.onnx_operators.quantized import INTEGER_OPERATORS
 
 Array = NDArray[np.generic]
 Value = torch.Tensor | Array | None
@@ -24,25 +26,56 @@ Value = torch.Tensor | Array | None
 # A constant that the graph computes may not be larger than this.
 MAX_FOLDED_BYTES = 256 * 1024**2
 MEASURES = ("Shape", "Size")
+DEFAULT_DOMAINS = ("", "ai.onnx")
 # What torch raises where inputs do not fit an operator.
 RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, AttributeError)
+# Stored integers of a few bits, as the next type that torch has.
+_NARROW: Mapping[int, type[np.generic]] = {
+    onnx.TensorProto.INT4: np.int8,
+    onnx.TensorProto.UINT4: np.uint8,
+    onnx.TensorProto.INT2: np.int8,
+    onnx.TensorProto.UINT2: np.uint8,
+    onnx.TensorProto.UINT16: np.int32,
+    onnx.TensorProto.UINT32: np.int64,
+}
 _MAKERS = frozenset({"ConstantOfShape", "Expand", "Tile", "Pad", "Range"})
 
 
 @dataclass(frozen=True)
 class Step:
-    """A node with its attributes decoded."""
+    """A node with its attributes decoded. `branches` are the steps of an If, where its condition holds and where not.
+
+    What a branch reads from outside is among the inputs of its If.
+    """
 
     node: onnx.NodeProto
     call: Call
     inputs: tuple[str, ...]
+    branches: tuple[tuple["Step", ...], ...] = ()
 
     @staticmethod
     def of(node: onnx.NodeProto, opset: int) -> "Step":
-        """The step of a node of a graph of this opset."""
-        attributes = {attribute.name: _decode(node, attribute) for attribute in node.attribute}
+        """The step of a node of a graph of this opset; graphs among its attributes are left out."""
+        attributes = {
+            attribute.name: _decode(node, attribute)
+            for attribute in node.attribute
+            if not attribute.HasField("g") and not attribute.graphs
+        }
         name = node.name or (node.output[0] if node.output else node.op_type)
-        return Step(node, Call(node.op_type, name, attributes, len(node.output), opset), tuple(node.input))
+        call = Call(node.op_type, name, attributes, _count_outputs(node), opset)
+        return Step(node, call, tuple(node.input))
+
+    def check(self) -> None:
+        """Raises `unsupported_operator` where the node is none that is read."""
+        operator = self.call.operator
+        if self.node.domain not in DEFAULT_DOMAINS:
+            self.call.refuse(f"it is of the foreign domain {self.node.domain}")
+        if operator in INTEGER_OPERATORS:
+            self.call.refuse("the file is already quantized, and computes in integers")
+        if operator in ("Loop", "Scan"):
+            self.call.refuse("it is control flow")
+        if operator not in OPERATORS and operator not in ("Constant", "If", *MEASURES):
+            self.call.refuse("the operator is not in the list of those that are read")
 
     def run(self, values: Sequence[object]) -> Result:
         """Run the node on torch values."""
@@ -59,13 +92,16 @@ def fold_constants(steps: Sequence[Step], constants: dict[str, Array]) -> list[S
     A transposed matrix stays: it may be the weight of a layer, under the name that the file gives it.
     """
     left = []
-    for step in steps:
-        if step.call.operator not in OPERATORS and step.call.operator not in ("Constant", *MEASURES):
-            step.call.refuse("the operator is not in the list of those that are read")
-        known = all(name in constants for name in step.inputs if name)
+    waiting = deque(steps)
+    while waiting:
+        step = waiting.popleft()
+        step.check()
+        known = all(name in constants for name in step.inputs[: 1 if step.branches else None] if name)
         transposed = step.call.operator == "Transpose" and known and constants[step.inputs[0]].ndim == 2
         if step.call.operator == "Constant":
             constants[step.node.output[0]] = _constant(step.call)
+        elif known and step.branches:
+            waiting.extendleft(reversed(step.branches[0 if constants[step.inputs[0]].any() else 1]))
         elif known and step.call.operator in MEASURES:
             constants[step.node.output[0]] = measure(step.call, constants[step.inputs[0]].shape)
         elif known and step.inputs and not transposed:
@@ -92,7 +128,7 @@ def _check_size(step: Step, made: Result) -> None:
     size = tensor.numel() * tensor.element_size()
     if size > MAX_FOLDED_BYTES:
         raise ModelpressError(
-            "unsupported_graph",
+            "graph_too_large",
             f"Node {step.call.name} ({step.call.operator}) makes a constant of {size} bytes; "
             f"at most {MAX_FOLDED_BYTES} are allowed.",
             node=step.call.name,
@@ -131,11 +167,13 @@ def to_tensor(array: Array) -> torch.Tensor:
 
 def to_array(tensor: onnx.TensorProto) -> Array:
     """The numbers of a stored tensor; raises `unsupported_graph` or `corrupt_file`."""
-    if tensor.data_type not in DTYPES:
+    if tensor.data_type not in DTYPES and tensor.data_type not in _NARROW:
         sentence = f"Tensor {tensor.name} is of type {type_name(tensor.data_type)}."
         raise ModelpressError("unsupported_graph", sentence, node=tensor.name)
     try:
         array: Array = numpy_helper.to_array(tensor)
+        if tensor.data_type in _NARROW:
+            array = array.astype(_NARROW[tensor.data_type])
     except (ValueError, TypeError) as error:
         raise ModelpressError("corrupt_file", f"Tensor {tensor.name}: {first_line(error)}", node=tensor.name) from error
     return array
@@ -159,11 +197,17 @@ def _decode(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> Attribute:
         return value.decode(errors="replace")
     if isinstance(value, (int, float)):
         return value
-    if isinstance(value, list) or attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
+    if attribute.type == onnx.AttributeProto.STRINGS:
+        return [entry.decode(errors="replace") for entry in value]
+    if attribute.type in (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS):
         return list(value)
-    raise ModelpressError(
-        "unsupported_operator", f"Node {node.name} ({node.op_type}) has a graph as attribute.", node=node.name
-    )
+    sentence = f"Node {node.name} ({node.op_type}): attribute {attribute.name} is of a type that is not read."
+    raise ModelpressError("unsupported_operator", sentence, node=node.name)
+
+
+def _count_outputs(node: onnx.NodeProto) -> int:
+    """How many outputs are asked for; those at the end may be left out by an empty name."""
+    return max((index for index, name in enumerate(node.output, 1) if name), default=0)
 
 
 def first_line(error: Exception) -> str:

@@ -10,10 +10,12 @@ from torch.export import Dim
 from core.description import TensorDescription
 from core.errors import ModelpressError
 from core.network.flat import FlatProgram, dominant_dtype, flatten_exported
+from core.network.onnx_branches import all_nodes, read_steps
 from core.network.onnx_module import OnnxModule
 from core.network.onnx_names import name_weights
 from core.network.onnx_operators.elementwise import DTYPES
-from core.network.onnx_steps import RUN_ERRORS, Step, first_line, fold_constants, to_array
+from core.network.onnx_recurrent import split_weights
+from core.network.onnx_steps import DEFAULT_DOMAINS, RUN_ERRORS, first_line, fold_constants, to_array
 from core.network.sampling import example_of
 from core.network.strip import own_metadata
 
@@ -33,6 +35,8 @@ def read_onnx(model: onnx.ModelProto) -> FlatProgram:
     Raises `unsupported_operator` or `unsupported_graph` with the node, `corrupt_file` where a tensor's bytes are wrong.
     """
     module, inputs, opset = _load(model)
+    if not inputs:
+        raise ModelpressError("unsupported_graph", "The graph has no inputs.")
     example = example_of(inputs, batch=EXAMPLE_BATCH)
     return FlatProgram(
         graph=_trace(module, inputs, example),
@@ -46,9 +50,14 @@ def read_onnx(model: onnx.ModelProto) -> FlatProgram:
     )
 
 
+def load_module(model: onnx.ModelProto) -> OnnxModule:
+    """The graph as a module that runs node after node."""
+    return _load(model)[0]
+
+
 def trace_values(model: onnx.ModelProto, inputs: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Every tensor that the nodes make when the graph runs as plain torch; to find where a difference begins."""
-    module, _, _ = _load(model)
+    module = load_module(model)
     with torch.no_grad():
         values = module.evaluate(inputs)
     return {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
@@ -56,16 +65,14 @@ def trace_values(model: onnx.ModelProto, inputs: Sequence[torch.Tensor]) -> dict
 
 def _load(model: onnx.ModelProto) -> tuple[OnnxModule, tuple[TensorDescription, ...], int]:
     graph = model.graph
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = next(entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
     stored = {tensor.name: to_array(tensor) for tensor in graph.initializer}
     constants = dict(stored)
-    steps = fold_constants([Step.of(node, opset) for node in graph.node], constants)
+    steps = split_weights(fold_constants(read_steps(graph, opset, constants), constants), constants)
     used = {name for step in steps for name in step.inputs} | {output.name for output in graph.output}
     needed = {name: array for name, array in constants.items() if name in used}
-    names = name_weights([step.node for step in steps], needed, stored)
+    names = name_weights(all_nodes(steps), needed, stored)
     inputs = tuple(_describe(value) for value in graph.input if value.name not in stored)
-    if not inputs:
-        raise ModelpressError("unsupported_graph", "The graph has no inputs.")
     module = OnnxModule(steps, constants, names, [value.name for value in inputs], [v.name for v in graph.output])
     return module.eval(), inputs, opset
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from core.errors import ModelpressError
 
-Attribute = int | float | str | list[int] | list[float] | NDArray[np.generic]
+Attribute = int | float | str | list[int] | list[float] | list[str] | NDArray[np.generic]
 Result = torch.Tensor | tuple[torch.Tensor, ...]
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from onnx import TensorProto
 from torch import Tensor
 
-from core.network.onnx_operators.call import Call, Operator, static
+from core.network.onnx_operators.call import Call, Operator, Result, static
 
 Operand = Tensor | float
 DTYPES: Mapping[int, torch.dtype] = {
@@ -26,6 +26,9 @@ DTYPES: Mapping[int, torch.dtype] = {
     TensorProto.BFLOAT16: torch.float32,
     TensorProto.DOUBLE: torch.float32,
 }
+
+# The constants alpha and gamma of Selu (Klambauer et al. 2017, arXiv 1706.02515).
+_SELU = (1.6732632423543772, 1.0507009873554805)
 
 
 def type_name(number: int) -> str:
@@ -146,6 +149,21 @@ def prelu(_call: Call, x: Tensor, slope: Tensor) -> Tensor:
     return torch.where(x >= 0, x, x * slope)
 
 
+def selu(call: Call, x: Tensor) -> Tensor:
+    """Selu; its usual constants are one operator of torch."""
+    alpha, gamma = call.number("alpha", _SELU[0]), call.number("gamma", _SELU[1])
+    if abs(alpha - _SELU[0]) < 1e-6 and abs(gamma - _SELU[1]) < 1e-6:
+        return F.selu(x)
+    return gamma * torch.where(x > 0, x, alpha * torch.expm1(x))
+
+
+def drop(call: Call, x: Tensor, _ratio: Tensor | None = None, training: Tensor | None = None) -> Result:
+    """Dropout, which does nothing in a trained network; its mask keeps everything."""
+    if training is not None and bool(training):
+        call.refuse("it is in training mode; call model.eval() before exporting")
+    return (x, torch.ones_like(x, dtype=torch.bool)) if call.outputs > 1 else x
+
+
 Run = Callable[..., Tensor]
 _UNARY: Mapping[str, Run] = {
     "Relu": F.relu,
@@ -207,11 +225,11 @@ ELEMENTWISE: Mapping[str, Operator] = {
     "HardSigmoid": Operator(hard_sigmoid),
     "Elu": Operator(lambda call, x: F.elu(x, call.number("alpha", 1.0))),
     "Celu": Operator(lambda call, x: F.celu(x, call.number("alpha", 1.0))),
-    "Selu": unary(F.selu),
+    "Selu": Operator(selu),
     "LeakyRelu": Operator(lambda call, x: F.leaky_relu(x, call.number("alpha", 0.01))),
     "PRelu": Operator(prelu),
     "Softmax": Operator(softmax),
     "LogSoftmax": Operator(log_softmax),
     "Identity": Operator(lambda _call, x: x),
-    "Dropout": Operator(lambda _call, x, *_: x),
+    "Dropout": Operator(drop),
 }

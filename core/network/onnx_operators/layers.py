@@ -1,4 +1,4 @@
-"""ONNX operators with weights, pooling and normalisation."""
+"""ONNX operators with weights: convolutions and products."""
 
 from collections.abc import Mapping, Sequence
 
@@ -56,18 +56,37 @@ def convolve(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) 
 
 
 def convolve_transposed(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """ConvTranspose with symmetric pads: weight (C, M/group, taps…)."""
+    """ConvTranspose: weight (C, M/group, taps…); pads that differ before and after are cut off the full result."""
     taps = x.dim() - 2
     run = _TRANSPOSED.get(taps)
-    pads = call.integers("pads") or [0] * 2 * taps
-    if run is None or call.text("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in call.attributes:
-        call.refuse("only explicit pads are read")
-    if pads[:taps] != pads[taps:]:
-        call.refuse("its pads differ before and after")
-    stride = call.integers("strides") or [1] * taps
-    dilation = call.integers("dilations") or [1] * taps
-    extra = call.integers("output_padding") or [0] * taps
-    return run(x, weight, bias, stride, pads[:taps], extra, call.integer("group", 1), dilation)
+    if run is None:
+        call.refuse(f"its input has {x.dim()} dimensions")
+    stride, dilation = call.integers("strides") or [1] * taps, call.integers("dilations") or [1] * taps
+    extra, groups = call.integers("output_padding") or [0] * taps, call.integer("group", 1)
+    pads = _transposed_pads(call, x.shape[2:], weight.shape[2:], stride, extra)
+    if all(before == after for before, after in pads):
+        return run(x, weight, bias, stride, [before for before, _ in pads], extra, groups, dilation)
+    full = run(x, weight, bias, stride, [0] * taps, extra, groups, dilation)
+    return pad_window(full, [(-before, -after) for before, after in pads], 0.0)
+
+
+def _transposed_pads(
+    call: Call, sizes: Sequence[int], kernel: Sequence[int], stride: Sequence[int], extra: Sequence[int]
+) -> Pads:
+    """What is cut off at each end; from the wanted size where the node states one."""
+    taps = len(kernel)
+    mode = call.text("auto_pad", "NOTSET")
+    wanted = call.integers("output_shape")
+    if mode == "VALID" or (mode == "NOTSET" and wanted is None):
+        pads = call.integers("pads") or [0] * 2 * taps
+        return list(zip(pads[:taps], pads[taps:], strict=True))
+    result: Pads = []
+    for index, (size, reach) in enumerate(zip(sizes, _reaches(call, kernel), strict=True)):
+        full = stride[index] * (size - 1) + extra[index] + reach
+        total = full - (wanted[-taps:][index] if wanted else size * stride[index])
+        small = total // 2
+        result.append((small, total - small) if mode == "SAME_UPPER" else (total - small, small))
+    return result
 
 
 def multiply_general(call: Call, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -86,80 +105,9 @@ def multiply_matrices(_call: Call, x: Tensor, y: Tensor) -> Tensor:
     return torch.matmul(x, y)
 
 
-def normalise_batch(call: Call, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
-    """BatchNormalization in inference mode."""
-    if call.integer("training_mode", 0) or call.outputs != 1:
-        call.refuse("it is in training mode; call model.eval() before exporting")
-    return F.batch_norm(x, mean, variance, scale, bias, False, 0.1, call.number("epsilon", 1e-5))
-
-
-def normalise_layer(call: Call, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """LayerNormalization over the dimensions from `axis` on."""
-    if call.outputs != 1:
-        call.refuse("its mean or deviation is used")
-    shape = x.shape[call.integer("axis", -1) :]
-    return F.layer_norm(x, shape, scale, bias, call.number("epsilon", 1e-5))
-
-
-def normalise_instance(call: Call, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """InstanceNormalization."""
-    return F.instance_norm(x, weight=scale, bias=bias, eps=call.number("epsilon", 1e-5))
-
-
-def pool_max(call: Call, x: Tensor) -> Tensor:
-    """MaxPool; padding never wins."""
-    if call.outputs != 1:
-        call.refuse("its indices are used")
-    kernel = call.integers("kernel_shape") or []
-    run = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}.get(len(kernel))
-    if run is None:
-        call.refuse(f"its kernel has {len(kernel)} dimensions")
-    pads = window_pads(call, x.shape[2:], kernel)
-    padding = [before for before, _ in pads]
-    if any(before != after or 2 * before > size for (before, after), size in zip(pads, kernel, strict=True)):
-        x, padding = pad_window(x, pads, float("-inf")), [0] * len(kernel)
-    stride = call.integers("strides") or [1] * len(kernel)
-    dilation = call.integers("dilations") or [1] * len(kernel)
-    return run(x, kernel, stride, padding, dilation, bool(call.integer("ceil_mode", 0)))
-
-
-def pool_average(call: Call, x: Tensor) -> Tensor:
-    """AveragePool without dilation."""
-    kernel = call.integers("kernel_shape") or []
-    run = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}.get(len(kernel))
-    if run is None or any(step != 1 for step in call.integers("dilations") or []):
-        call.refuse("only undilated windows of one to three dimensions are read")
-    pads = window_pads(call, x.shape[2:], kernel)
-    padding = [before for before, _ in pads]
-    counted = bool(call.integer("count_include_pad", 0))
-    if any(before != after for before, after in pads):
-        if not counted:
-            call.refuse("its pads differ before and after and are not counted")
-        x, padding = pad_window(x, pads, 0.0), [0] * len(kernel)
-    stride = call.integers("strides") or [1] * len(kernel)
-    return run(x, kernel, stride, padding, bool(call.integer("ceil_mode", 0)), counted)
-
-
-def pool_all_average(_call: Call, x: Tensor) -> Tensor:
-    """GlobalAveragePool."""
-    return x.mean(list(range(2, x.dim())), keepdim=True)
-
-
-def pool_all_max(_call: Call, x: Tensor) -> Tensor:
-    """GlobalMaxPool."""
-    return x.amax(list(range(2, x.dim())), keepdim=True)
-
-
 LAYERS: Mapping[str, Operator] = {
     "Conv": Operator(convolve),
     "ConvTranspose": Operator(convolve_transposed),
     "Gemm": Operator(multiply_general),
     "MatMul": Operator(multiply_matrices),
-    "BatchNormalization": Operator(normalise_batch),
-    "LayerNormalization": Operator(normalise_layer),
-    "InstanceNormalization": Operator(normalise_instance),
-    "MaxPool": Operator(pool_max),
-    "AveragePool": Operator(pool_average),
-    "GlobalAveragePool": Operator(pool_all_average),
-    "GlobalMaxPool": Operator(pool_all_max),
 }

@@ -24,12 +24,13 @@ def reduction(run: Callable[[Tensor, list[int], bool], Tensor]) -> Operator:
 
 
 def argument(run: Callable[[Tensor, int, bool], Tensor]) -> Operator:
-    """ArgMax or ArgMin; of equal elements the first."""
+    """ArgMax or ArgMin; of equal elements the first, or the last."""
 
     def find(call: Call, x: Tensor) -> Tensor:
+        axis, keep = call.integer("axis", 0), bool(call.integer("keepdims", 1))
         if call.integer("select_last_index", 0):
-            call.refuse("the last of equal elements is asked for")
-        return run(x, call.integer("axis", 0), bool(call.integer("keepdims", 1)))
+            return x.shape[axis] - 1 - run(x.flip(axis), axis, keep)
+        return run(x, axis, keep)
 
     return Operator(find)
 
@@ -38,12 +39,22 @@ def _norm(x: Tensor, axes: list[int], keep: bool) -> Tensor:
     return cast("Tensor", torch.linalg.vector_norm(x, 2, axes, keep))
 
 
+def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    for axis in sorted((axis % x.dim() for axis in axes), reverse=True):
+        x = x.prod(axis, keep)
+    return x
+
+
 REDUCTIONS: Mapping[str, Operator] = {
     "ReduceMean": reduction(lambda x, axes, keep: x.mean(axes, keep)),
     "ReduceSum": reduction(lambda x, axes, keep: x.sum(axes, keep)),
     "ReduceMax": reduction(lambda x, axes, keep: x.amax(axes, keep)),
     "ReduceMin": reduction(lambda x, axes, keep: x.amin(axes, keep)),
     "ReduceL2": reduction(_norm),
+    "ReduceL1": reduction(lambda x, axes, keep: x.abs().sum(axes, keep)),
+    "ReduceLogSum": reduction(lambda x, axes, keep: x.sum(axes, keep).log()),
+    "ReduceLogSumExp": reduction(torch.logsumexp),
+    "ReduceProd": reduction(_product),
     "ReduceSumSquare": reduction(lambda x, axes, keep: (x * x).sum(axes, keep)),
     "ArgMax": argument(torch.argmax),
     "ArgMin": argument(torch.argmin),

@@ -11,6 +11,7 @@ from core.network.onnx_operators.call import Call, Operator, static
 from core.network.onnx_operators.elementwise import DTYPES
 
 Sizes = list[int]
+_PAD_MODES = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 def reshape(call: Call, x: Tensor, sizes: Sizes) -> Tensor:
@@ -134,9 +135,9 @@ def pad(
         return F.pad(x, amounts, value=value[0] if value else call.number("value", 0.0))
     while len(amounts) > 2 and amounts[-2:] == [0, 0]:
         amounts = amounts[:-2]
-    if mode not in ("reflect", "edge"):
+    if mode not in _PAD_MODES:
         call.refuse(f"mode {mode} is not read")
-    return F.pad(x, amounts, mode="replicate" if mode == "edge" else mode)
+    return F.pad(x, amounts, mode=_PAD_MODES[mode])
 
 
 def fill(call: Call, sizes: Sizes) -> Tensor:
@@ -156,13 +157,6 @@ def triangle(call: Call, x: Tensor, diagonal: Sizes | None = None) -> Tensor:
     """Trilu: the upper or lower triangle."""
     offset = diagonal[0] if diagonal else 0
     return torch.triu(x, offset) if call.integer("upper", 1) else torch.tril(x, offset)
-
-
-def depth_to_space(call: Call, x: Tensor) -> Tensor:
-    """DepthToSpace in the order of pixel shuffle."""
-    if call.text("mode", "DCR") != "CRD":
-        call.refuse("only mode CRD is read")
-    return F.pixel_shuffle(x, call.integer("blocksize", 1))
 
 
 def cast_like(_call: Call, x: Tensor, like: Tensor) -> Tensor:
@@ -187,6 +181,5 @@ SHAPES: Mapping[str, Operator] = {
     "ConstantOfShape": static(fill, 0),
     "Range": static(count, 0, 1, 2),
     "Trilu": static(triangle, 1),
-    "DepthToSpace": Operator(depth_to_space),
     "CastLike": Operator(cast_like),
 }

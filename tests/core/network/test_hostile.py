@@ -196,7 +196,7 @@ class TestPt2:
             ]
 
         error = refusal(write(tmp_path / "a", edit(members, "models/model.json", grow)))
-        assert error.code == "unsupported_graph"
+        assert error.code == "graph_too_large"
         assert "bytes" in error.detail
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[" * 200_000, b'{"graph_module": 1}', b"\xff\xfe"])
@@ -284,12 +284,33 @@ class TestOnnx:
         error = refusal(stored(tmp_path / "a", relu_model(nodes=nodes)))
         assert (error.code, error.node) == ("unsupported_operator", "choice")
 
-    def test_functions_are_refused(self, tmp_path: Path) -> None:
-        model = relu_model()
-        model.functions.append(
-            helper.make_function("local", "f", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [])
-        )
-        assert refusal(stored(tmp_path / "a", model)).code == "unsupported_operator"
+    def test_functions_that_grow_without_end_are_refused(self, tmp_path: Path) -> None:
+        model = relu_model(nodes=[helper.make_node("f20", ["x"], ["y"], domain="local")])
+        opset = [helper.make_opsetid("local", 1)]
+        for level in range(21):
+            inner = [f"f{level - 1}"] * 2 if level else ["Relu", "Relu"]
+            nodes = [
+                helper.make_node(kind, [start], [end], domain="local" if level else "")
+                for kind, start, end in zip(inner, ("a", "m"), ("m", "b"), strict=True)
+            ]
+            model.functions.append(helper.make_function("local", f"f{level}", ["a"], ["b"], nodes, opset))
+        assert refusal(stored(tmp_path / "a", model)).code == "graph_too_large"
+
+    def test_functions_that_call_themselves_are_refused(self, tmp_path: Path) -> None:
+        model = relu_model(nodes=[helper.make_node("f", ["x"], ["y"], domain="local")])
+        call = helper.make_node("f", ["a"], ["b"], domain="local")
+        model.functions.append(helper.make_function("local", "f", ["a"], ["b"], [call], [helper.make_opsetid("", 20)]))
+        error = refusal(stored(tmp_path / "a", model))
+        assert (error.code, error.node) == ("unsupported_graph", "f")
+
+    def test_graphs_nested_without_end_are_refused(self, tmp_path: Path) -> None:
+        inner = helper.make_graph([helper.make_node("Relu", ["x"], ["z"])], "b", [], [])
+        for _ in range(20):
+            node = helper.make_node("If", ["x"], ["z"], then_branch=inner, else_branch=inner)
+            inner = helper.make_graph([node], "b", [], [])
+            inner.node[0].attribute.pop()
+        node = helper.make_node("If", ["x"], ["y"], then_branch=inner)
+        assert refusal(stored(tmp_path / "a", relu_model(nodes=[node]))).code == "graph_too_large"
 
     def test_an_operator_outside_the_list_is_refused_with_its_node(self, tmp_path: Path) -> None:
         nodes = [helper.make_node("NonZero", ["x"], ["y"], name="count")]
@@ -303,12 +324,12 @@ class TestOnnx:
         inputs = ["s"] if operator == "ConstantOfShape" else ["o", "s"]
         nodes = [helper.make_node(operator, inputs, ["b"], name="bomb"), helper.make_node("Add", ["x", "b"], ["y"])]
         error = refusal(stored(tmp_path / "a", relu_model(nodes=nodes, weights=[sizes, one])))
-        assert (error.code, error.node) == ("unsupported_graph", "bomb")
+        assert (error.code, error.node) == ("graph_too_large", "bomb")
 
     def test_an_input_of_impossible_size_is_refused(self, tmp_path: Path) -> None:
         model = relu_model()
         model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 40
-        assert refusal(stored(tmp_path / "a", model)).code == "unsupported_graph"
+        assert refusal(stored(tmp_path / "a", model)).code == "graph_too_large"
 
     def test_a_tensor_with_too_few_bytes_is_damage(self, tmp_path: Path) -> None:
         weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], raw_data=struct.pack("<f", 1.0))
