@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from core.errors import ModelpressError
 
-CHUNK_ELEMENTS = 1 << 22
+CHUNK_ELEMENTS = 1 << 20
 # Rows of which each may need to be decoded or tokenised.
 CHUNK_ROWS = 4096
 

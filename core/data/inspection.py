@@ -86,6 +86,6 @@ def _remark(dataset: Dataset, unread: int) -> Iterator[str]:
     if near is not None and near.found > exact:
         what = "passages of the evaluation text" if dataset.task == "language_modelling" else "evaluation samples"
         yield (
-            f"{near.found:,} of the {near.compared:,} {what} that were compared are nearly the same as one of another "
-            f"split, by {near.method}."
+            f"At least {near.found:,} of the {near.compared:,} {what} that were compared are nearly the same as one of "
+            f"another split, by {near.method}."
         )

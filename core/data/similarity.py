@@ -20,8 +20,11 @@ from core.data.transform import Transform
 
 # At most so many samples of evaluation, and of each other split, are compared.
 MOST = 20_000
-CHUNK = 512
+CHUNK = 128
 THUMBNAIL = 16
+# Of samples that share a key so many are compared.
+MOST_ALIKE = 200
+NO_KEY = np.uint64(2**64 - 1)
 # Mean difference of two thumbnails, as a share of the range of all values.
 ALIKE = 0.02
 SHINGLE_WORDS = 3
@@ -52,7 +55,10 @@ def count_near_duplicates(dataset: Dataset) -> Similar | None:
     Images: difference hash (Krawetz 2013), thumbnails. Texts: MinHash over words (Broder 1997). Long texts: passages.
     """
     evaluation = dataset.splits.get("evaluation")
-    others = [split for name, split in dataset.splits.items() if name in ("train", "validation", "calibration")]
+    others = [split for name, split in dataset.splits.items() if name in ("train", "validation")]
+    calibration = dataset.splits.get("calibration")
+    if calibration is not None and all(calibration.samples is not split.samples for split in others):
+        others.append(calibration)
     if evaluation is None or not others:
         return None
     name, column = next(iter(evaluation.samples.columns.items()))
@@ -83,7 +89,8 @@ def _count(
     groups: dict[int, list[int]] = defaultdict(list)
     for place, row_keys in enumerate(keys.tolist()):
         for key in row_keys:
-            groups[key].append(place)
+            if key != NO_KEY and len(groups[key]) < MOST_ALIKE:
+                groups[key].append(place)
     found = np.zeros(len(keys), bool)
     for other_keys, other_signatures in others:
         for row_keys, signature in zip(other_keys.tolist(), other_signatures, strict=True):
@@ -106,13 +113,18 @@ def _chosen(split: Split) -> Iterator[Rows]:
 
 
 def _sign_images(split: Split, name: str, transform: Transform) -> Iterator[tuple[Keys, Signature]]:
-    """One key of 64 bits, whether each cell is brighter than its left neighbour, and a grey thumbnail."""
+    """Keys of 16 bits, whether each cell is brighter than its left neighbour in two of eight rows; a grey thumbnail.
+
+    Rows of cells without any change say nothing, so they are no key.
+    """
     column = split.samples.columns[name]
     for rows in _chosen(split):
         grey = transform.lay_out(column.read(rows)).mean(dim=1, keepdim=True)
         cells = F.adaptive_avg_pool2d(grey, (8, 9)).squeeze(1)
         bits = (cells[:, :, 1:] > cells[:, :, :-1]).flatten(1).numpy()
-        keys = np.packbits(bits, axis=1).view(np.uint64)
+        bands = np.packbits(bits, axis=1).view(np.uint16).astype(np.uint64)
+        flat = bands == 0
+        keys = np.where(flat, NO_KEY, bands + (np.arange(bands.shape[1], dtype=np.uint64) << np.uint64(16)))
         yield keys, F.adaptive_avg_pool2d(grey, (THUMBNAIL, THUMBNAIL)).flatten(1).numpy()
 
 

@@ -21,7 +21,7 @@ from core.errors import ModelpressError
 
 # Tokens of a text or context of a language model whose input leaves it free.
 FREE_CONTEXT = 128
-MANY_TOKENS = 1 << 24
+MANY_TOKENS = 1 << 22
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from core.data.dataset import open_dataset
+from core.data.inspection import describe_dataset
+from core.data.similarity import count_near_duplicates
+from core.description import DatasetSpec, InputMapping
+from tests.core.data.conftest import encode
+
+
+def smooth(rng, count, side=32):
+    """Images of a few soft blobs."""
+    small = rng.integers(0, 255, (count, 6, 6, 3)).astype(np.uint8)
+    return np.stack(
+        [np.asarray(Image.fromarray(each).resize((side, side), Image.Resampling.BICUBIC)) for each in small]
+    )
+
+
+def test_images_that_were_stored_again_are_found(image_zip, rng):
+    images = smooth(rng, 60)
+    entries = [(f"train/a/{place}.png", encode(pixels)) for place, pixels in enumerate(images[:40])]
+    # Five of the test images are training images as JPEG, the others are new.
+    entries += [(f"test/a/{place}.jpg", encode(pixels, "JPEG")) for place, pixels in enumerate(images[35:])]
+    file = image_zip(entries)
+    found = count_near_duplicates(open_dataset([file], DatasetSpec(task="classification")))
+    assert found.compared == 25
+    assert 3 <= found.found <= 5
+    warnings = describe_dataset([file], DatasetSpec(task="classification")).warnings
+    assert any("nearly the same" in warning and "difference hash" in warning for warning in warnings)
+
+
+def test_noise_and_rows_of_numbers_have_no_twins(tmp_path, rng):
+    np.savez(tmp_path / "n.npz", x_train=rng.normal(size=(200, 16, 16)), x_test=rng.normal(size=(50, 16, 16)))
+    spec = DatasetSpec(task="none", inputs={"x": InputMapping(layout="NHW")})
+    assert count_near_duplicates(open_dataset([tmp_path / "n.npz"], spec)).found == 0
+    np.savez(tmp_path / "t.npz", x_train=rng.normal(size=(200, 3)), x_test=rng.normal(size=(50, 3)))
+    assert count_near_duplicates(open_dataset([tmp_path / "t.npz"], DatasetSpec(task="none"))) is None
+
+
+def test_texts_with_a_few_other_words_are_found(text_file, rng):
+    words = np.array([f"word{place}" for place in range(500)])
+    texts = [" ".join(rng.choice(words, 60)) for _ in range(100)]
+    changed = [text.replace(" word1 ", " other ") + " extra!" for text in texts[:10]]
+    new = [" ".join(rng.choice(words, 60)) for _ in range(30)]
+    files = [text_file("train.txt", "\n".join(texts)), text_file("test.txt", "\n".join([*changed, *new]))]
+    found = count_near_duplicates(open_dataset(files, DatasetSpec(task="none")))
+    assert (found.compared, found.method) == (40, "MinHash of words")
+    assert 8 <= found.found <= 10
+
+
+@pytest.mark.parametrize("shared", [0, 320])
+def test_passages_of_long_texts_are_found(tmp_path, rng, shared):
+    train = rng.integers(0, 90, 5000)
+    test = rng.integers(0, 90, 1600)
+    test[: shared + 31] = train[777 : 777 + shared + 31] if shared else test[: shared + 31]
+    np.savez(tmp_path / "t.npz", train=train, test=test)
+    found = count_near_duplicates(open_dataset([tmp_path / "t.npz"], DatasetSpec(task="language_modelling")))
+    assert (found.found, found.compared) == (shared // 32, 50)
