@@ -85,13 +85,12 @@ def methods_page() -> str:
 def method_page(spec: type[Spec]) -> str:
     """One method: what it needs, its settings, an example."""
     name = method_name(spec)
-    needs = [need for need, wanted in spec.needs.model_dump().items() if wanted]
     recipe = yaml.safe_dump({"recipe": {"version": 1, "steps": [dict(spec.example)]}}, sort_keys=False)
     schema = spec.model_json_schema()
     rows = list(_setting_rows(schema, schema["properties"]))
     return (
         f"# {spec.title}\n\n{(spec.__doc__ or '').strip()}\n\n`{name}`, family `{spec.family}`. "
-        f"Needs {', '.join(needs) or 'nothing but the model'}.\n\n```yaml\n{recipe}```\n\n## Settings\n\n"
+        f"Needs {spec.needs.words()}.\n\n```yaml\n{recipe}```\n\n## Settings\n\n"
         + table(["setting", "type", "default", "meaning"], rows)
     )
 

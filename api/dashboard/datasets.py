@@ -21,14 +21,7 @@ PAGE_SIZE = 25
 SPLITS = ("train", "calibration", "validation", "evaluation")
 LAYOUTS = InputMapping.model_json_schema()["properties"]["layout"]["enum"]
 TASKS = DatasetSpec.model_json_schema()["properties"]["task"]["enum"]
-DEFAULTS = {
-    "task": "classification",
-    "layout": "as_is",
-    "train.x": "x_train",
-    "train.y": "y_train",
-    "evaluation.x": "x_test",
-    "evaluation.y": "y_test",
-}
+DEFAULTS = {"task": "classification", "layout": "as_is"}
 
 
 @router.get("/datasets")
@@ -87,7 +80,8 @@ def request_body(texts: Mapping[str, str]) -> dict[str, Any]:
         "name": text("name") or None,
         "task": text("task"),
         "inputs": {"x": mapping},
-        "splits": splits,
+        # Without any name the arrays are found by the usual names in the files.
+        "splits": splits or None,
     }
 
 

@@ -35,6 +35,12 @@ class Needs(Asked):
     training: bool
     synthetic: bool = False
 
+    def words(self) -> str:
+        """As a sentence ends: `data (or inputs that are drawn), labels`."""
+        data = "data (or inputs that are drawn)" if self.synthetic else "data"
+        asked = ((self.data, data), (self.labels, "labels"), (self.training, "training"))
+        return ", ".join(word for wanted, word in asked if wanted) or "nothing but the model"
+
 
 class Spec(Asked, ABC):
     """One step of a recipe. `method` is a literal field of each final subclass."""

@@ -1,6 +1,5 @@
 """How `modelpress upload --dataset` says what the arrays of a file mean."""
 
-import zipfile
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -13,21 +12,13 @@ from pydantic import BaseModel, ValidationError
 from core.description import DatasetSpec
 
 Shape = TypeVar("Shape", bound=BaseModel)
-# How arrays of the usual names are understood: split, samples, labels.
-_USUAL_NAMES = (
-    ("train", "x_train", "y_train"),
-    ("validation", "x_validation", "y_validation"),
-    ("evaluation", "x_test", "y_test"),
-)
 
 
-def dataset_spec(file: Path, *, task: str, inputs: Sequence[str], splits: Sequence[str]) -> DatasetSpec:
-    """The spec that the options say; without `--split` the usual names of arrays are looked for in the file."""
-    body = {
-        "task": task,
-        "inputs": dict(_read_input(text) for text in inputs),
-        "splits": dict(_read_split(text) for text in splits) or _find_splits(file),
-    }
+def dataset_spec(*, task: str, inputs: Sequence[str], splits: Sequence[str]) -> DatasetSpec:
+    """The spec that the options say; without `--split` the service finds the splits by the names in the files."""
+    body: dict[str, Any] = {"task": task, "inputs": dict(_read_input(text) for text in inputs)}
+    if splits:
+        body["splits"] = dict(_read_split(text) for text in splits)
     return checked(DatasetSpec, body, "the options")
 
 
@@ -57,7 +48,7 @@ def _read_input(text: str) -> tuple[str, dict[str, object]]:
     mapping: dict[str, object] = {}
     for setting in settings:
         key, _, value = setting.partition("=")
-        if key in {"mean", "std"}:
+        if key in {"mean", "std", "size"}:
             mapping[key] = [_number(part) for part in value.split(",")]
         else:
             mapping[key] = _number(value) if key == "scale" else value
@@ -65,9 +56,9 @@ def _read_input(text: str) -> tuple[str, dict[str, object]]:
 
 
 def _read_split(text: str) -> tuple[str, dict[str, str]]:
-    """Read `evaluation=x_test,y_test`."""
+    """Read `evaluation=SAMPLES,LABELS`, and for pairs `evaluation=ONE,SCORES,OTHER`; labels may be left empty."""
     name, _, arrays = text.partition("=")
-    return name, dict(zip(("x", "y"), arrays.split(","), strict=False))
+    return name, {key: array for key, array in zip(("x", "y", "pair"), arrays.split(","), strict=False) if array}
 
 
 def _number(text: str) -> float:
@@ -75,17 +66,3 @@ def _number(text: str) -> float:
         return float(Fraction(text))
     except (ValueError, ZeroDivisionError) as error:
         raise typer.BadParameter(f"{text!r} is no number; write 0.5 or 1/255.") from error
-
-
-def _find_splits(file: Path) -> dict[str, dict[str, str]]:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = {name.removesuffix(".npy") for name in archive.namelist()}
-    except zipfile.BadZipFile as error:
-        raise typer.BadParameter(f"{file} is no .npz file.") from error
-    found = {split: {"x": x, **({"y": y} if y in names else {})} for split, x, y in _USUAL_NAMES if x in names}
-    if not found:
-        raise typer.BadParameter(
-            f"{file} holds {', '.join(sorted(names))}; say which array is what: --split evaluation=ARRAY,LABELS"
-        )
-    return found

@@ -38,8 +38,8 @@ def run_demo(client: Client, receiver: Receiver, folder: Path) -> Job:
     """Run the whole path and print what happens; exit code 3 when any part of it fails."""
     _register(client, receiver)
     say("\nUploading a LeNet-5 trained on MNIST, and samples")
-    model = upload_model(client, shipped("lenet5.onnx"), "LeNet-5")
-    dataset = upload_dataset(client, shipped("mnist.npz"), "MNIST samples", _MNIST)
+    model = upload_model(client, [shipped("lenet5.onnx")], "LeNet-5")
+    dataset = upload_dataset(client, [shipped("mnist.npz")], "MNIST samples", _MNIST)
     show_model(client.inspected(model))
     show_dataset(client.inspected(dataset))
     say("\nRunning quantize.linear: weights and activations to 8-bit integers")

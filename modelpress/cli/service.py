@@ -43,8 +43,7 @@ def _show_method(method: Method) -> None:
         return
     say(f"{method.name}: {method.title}", "bold")
     say(method.summary)
-    needs = [need for need, wanted in method.needs.model_dump().items() if wanted]
-    say(f"Needs {', '.join(needs) or 'nothing but the model'}.")
+    say(f"Needs {method.needs.words()}.")
     say("\nSettings and their defaults:")
     say(yaml.safe_dump(method.defaults, sort_keys=False).rstrip())
     say("\nA recipe:")

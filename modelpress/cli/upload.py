@@ -1,11 +1,12 @@
 """`modelpress upload`: a model, or samples with `--dataset`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import typer
 
-from core.description import DatasetSpec
+from core.description import DatasetSpec, Task
 from core.resources.model import Dataset, DatasetCreate, Model, ModelCreate
 from core.states import InspectionState
 from modelpress.cli.credentials import connect
@@ -16,45 +17,57 @@ from modelpress.client import Client
 
 
 def upload(  # noqa: PLR0913  (every parameter is an option of the command line)
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A model (.onnx, .pt2) or samples (.npz).")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(exists=True, dir_okay=False, help="A model or samples; several where they belong together."),
+    ],
     *,
     name: Annotated[str | None, typer.Option(help="A name; else the name of the file.")] = None,
-    dataset: Annotated[bool, typer.Option("--dataset", help="The file holds samples.")] = False,
+    dataset: Annotated[
+        bool,
+        typer.Option(
+            "--dataset", help="The files hold samples: .npz, .safetensors, .zip of images, parquet, CSV, JSONL, text."
+        ),
+    ] = False,
     spec: Annotated[
         Path | None,
         typer.Option(exists=True, dir_okay=False, help="YAML with `task`, `inputs` and `splits`, instead of options."),
     ] = None,
     task: Annotated[
-        str, typer.Option(help="classification, language_modelling, regression or none.")
+        str, typer.Option(help=f"{', '.join(get_args(Task)[:-1])} or {get_args(Task)[-1]}.")
     ] = "classification",
     input_: Annotated[
-        list[str] | None, typer.Option("--input", help="Repeatable: 'x layout=NHW scale=1/255 mean=0.5 std=0.5'.")
+        list[str] | None,
+        typer.Option("--input", help="Repeatable: 'x layout=NHW scale=1/255 mean=0.5 std=0.5 size=224,224'."),
     ] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Repeatable: evaluation=x_test,y_test")] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Repeatable: evaluation=SAMPLES,LABELS; left out: found by the names in the files."),
+    ] = None,
     _json: JsonFlag = False,
 ) -> None:
     """Upload a model, or samples with --dataset; wait for the inspection and print what it found."""
     with connect() as client:
         if not dataset:
-            show_model(client.inspected(upload_model(client, file, name or file.stem)))
+            show_model(client.inspected(upload_model(client, files, name or files[0].stem)))
             return
         if spec:
             read = checked(DatasetSpec, read_yaml(spec), str(spec))
         else:
-            read = dataset_spec(file, task=task, inputs=input_ or (), splits=split or ())
-        show_dataset(client.inspected(upload_dataset(client, file, name or file.stem, read)))
+            read = dataset_spec(task=task, inputs=input_ or (), splits=split or ())
+        show_dataset(client.inspected(upload_dataset(client, files, name or files[0].stem, read)))
 
 
-def upload_model(client: Client, file: Path, name: str) -> Model:
+def upload_model(client: Client, files: Sequence[Path], name: str) -> Model:
     """Upload a model; its inspection has begun."""
-    received = client.upload(file)
-    return client.create_model(ModelCreate(uploads=(received.id,), name=name))
+    received = tuple(client.upload(file).id for file in files)
+    return client.create_model(ModelCreate(uploads=received, name=name))
 
 
-def upload_dataset(client: Client, file: Path, name: str, spec: DatasetSpec) -> Dataset:
+def upload_dataset(client: Client, files: Sequence[Path], name: str, spec: DatasetSpec) -> Dataset:
     """Upload samples; their inspection has begun."""
-    received = client.upload(file)
-    asked = {**spec.model_dump(exclude_unset=True), "uploads": (received.id,), "name": name}
+    received = tuple(client.upload(file).id for file in files)
+    asked = {**spec.model_dump(exclude_unset=True), "uploads": received, "name": name}
     return client.create_dataset(DatasetCreate.model_validate(asked))
 
 
