@@ -62,6 +62,8 @@ class Model(ModelSummary):
     """A model with what inspection found; the layer table is at `layers_url`."""
 
     mode: Literal["network", "onnx_only"] | None = None
+    why: str | None = None
+    why_node: str | None = None
     filename: str
     files: tuple[ModelFile, ...]
     content_url: str
@@ -69,6 +71,10 @@ class Model(ModelSummary):
     outputs: tuple[TensorDescription, ...] = ()
     macs: int | None = None
     planned_activation_bytes: int | None = None
+    planned_activation_node: str | None = None
+    counted_at: dict[str, int] = Field(
+        default_factory=dict, description="The number that stood for each free size while costs were counted."
+    )
     bytes_stripped: int | None = None
     batch: str | None = None
     batch_reason: str | None = None
@@ -79,10 +85,20 @@ class Model(ModelSummary):
     capabilities: dict[str, Capability] = Field(default_factory=dict)
 
 
-class ModelLayers(Shown):
-    """The layer table of a model."""
+class ModelLayer(LayerDescription):
+    """One layer with its shares, from 0 to 1, of the model's parameters and MACs and of all layers' activations."""
 
-    data: tuple[LayerDescription, ...]
+    share_of_parameters: float
+    share_of_macs: float
+    share_of_activations: float
+
+
+class ModelLayers(Shown):
+    """The layer table of a model; its rows and what no layer holds (products of attention …) sum to the model's."""
+
+    data: tuple[ModelLayer, ...]
+    other_parameters: int = 0
+    other_macs: int = 0
 
 
 class DatasetCreate(DatasetSpec):

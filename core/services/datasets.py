@@ -71,10 +71,8 @@ def spec_of(row: DatasetRow) -> DatasetSpec:
 
 
 def description_of(row: DatasetRow) -> DatasetDescription | None:
-    """What inspection found; None while the data set is not ready."""
-    if row.description is None or row.state != InspectionState.READY:
-        return None
-    return DatasetDescription.model_validate(row.description)
+    """What inspection found; None while the data set is not ready, or has to be inspected again."""
+    return inspected.read_description(row, DatasetDescription)
 
 
 def summary_of(row: DatasetRow) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def _summarise_one(row: DatasetRow) -> DatasetSummary:
         created_at=row.created_at,
         name=row.name,
         metadata=row.user_metadata,
-        state=InspectionState(row.state),
+        state=inspected.state_of(row, description_of(row)),
         task=row.spec["task"],
         sha256=row.sha256,
         bytes=row.bytes,

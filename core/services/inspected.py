@@ -2,16 +2,20 @@
 
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
+from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from core.database.tables import DatasetRow, JobRow, Json, ModelRow
+from core.description import INSPECTOR_VERSION, DatasetDescription, ModelDescription
 from core.errors import ModelpressError
 from core.resources.model import Rename
 from core.resources.shape import Failure, Metadata
 from core.services.tenancy import get_owned, owned
 from core.states import INSPECTION_MOVES, TERMINAL, InspectionState
+
+D = TypeVar("D", ModelDescription, DatasetDescription)
 
 
 class Files(TypedDict):
@@ -59,6 +63,27 @@ def delete(session: Session, row_class: type[ModelRow] | type[DatasetRow], tenan
         row.state = InspectionState.DELETED
         row.lease_owner = row.lease_expires_at = None
         session.flush()
+
+
+def read_description(row: ModelRow | DatasetRow, shape: type[D]) -> D | None:
+    """What inspection found; None while it is not ready, or as an older inspector wrote it in words of its own.
+
+    In the second case the next sweep has it inspected again.
+    """
+    if row.description is None or row.state != InspectionState.READY:
+        return None
+    try:
+        return shape.model_validate(row.description)
+    except ValidationError:
+        if row.inspector_version == INSPECTOR_VERSION:
+            raise
+        return None
+
+
+def state_of(row: ModelRow | DatasetRow, description: ModelDescription | DatasetDescription | None) -> InspectionState:
+    """The state as users see it: what can no longer be read is about to be inspected again."""
+    state = InspectionState(row.state)
+    return InspectionState.INSPECTING if state is InspectionState.READY and description is None else state
 
 
 def filter_states(states: Sequence[str] | None) -> Sequence[str]:

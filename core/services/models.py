@@ -9,7 +9,7 @@ from core.database.tables import ModelRow
 from core.description import ModelDescription
 from core.ids import new_id
 from core.queue import enqueue
-from core.resources.model import Model, ModelCreate, ModelFile, ModelLayers, ModelSummary, Rename
+from core.resources.model import Model, ModelCreate, ModelFile, ModelLayer, ModelLayers, ModelSummary, Rename
 from core.resources.shape import Page
 from core.services import inspected, uploads
 from core.services.pages import page
@@ -53,7 +53,30 @@ def list_(
 def layers(session: Session, tenant: str, identifier: str) -> ModelLayers:
     """The layer table of a model; empty until it is ready."""
     description = description_of(get_owned(session, ModelRow, tenant, identifier))
-    return ModelLayers(data=description.layers if description else ())
+    return ModelLayers(data=()) if description is None else table_of(description)
+
+
+def table_of(description: ModelDescription) -> ModelLayers:
+    """The layers with their shares of the whole model, and what no layer holds."""
+    rows = description.layers
+    activations = sum(layer.activation_bytes for layer in rows)
+    return ModelLayers(
+        data=tuple(
+            ModelLayer(
+                **dict(layer),
+                share_of_parameters=_share(layer.parameters, description.parameters),
+                share_of_macs=_share(layer.macs, description.macs),
+                share_of_activations=_share(layer.activation_bytes, activations),
+            )
+            for layer in rows
+        ),
+        other_parameters=description.parameters - sum(layer.parameters for layer in rows),
+        other_macs=description.macs - sum(layer.macs for layer in rows),
+    )
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 6) if whole else 0.0
 
 
 def rename(session: Session, tenant: str, identifier: str, asked: Rename) -> Model:
@@ -70,10 +93,8 @@ def delete(session: Session, tenant: str, identifier: str) -> None:
 
 
 def description_of(row: ModelRow) -> ModelDescription | None:
-    """What inspection found; None while the model is not ready, when an older inspector may have written it."""
-    if row.description is None or row.state != InspectionState.READY:
-        return None
-    return ModelDescription.model_validate(row.description)
+    """What inspection found; None while the model is not ready, or has to be inspected again."""
+    return inspected.read_description(row, ModelDescription)
 
 
 def capabilities(description: ModelDescription) -> dict[str, Capability]:
@@ -97,7 +118,7 @@ def _summarise_one(row: ModelRow) -> ModelSummary:
         created_at=row.created_at,
         name=row.name,
         metadata=row.user_metadata,
-        state=InspectionState(row.state),
+        state=inspected.state_of(row, description),
         format=description.format if description else None,
         sha256=row.sha256,
         bytes=row.bytes,
@@ -123,10 +144,14 @@ def _show(row: ModelRow) -> Model:
 
 _DESCRIBED = (
     "mode",
+    "why",
+    "why_node",
     "inputs",
     "outputs",
     "macs",
     "planned_activation_bytes",
+    "planned_activation_node",
+    "counted_at",
     "bytes_stripped",
     "batch",
     "batch_reason",

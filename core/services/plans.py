@@ -97,7 +97,8 @@ def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]
 
 
 def _not_ready(kind: str, state: str) -> Objection:
-    waits = state == InspectionState.INSPECTING
+    # A ready one without a description is about to be inspected by a newer inspector.
+    waits = state in (InspectionState.INSPECTING, InspectionState.READY)
     text = f"The {kind} is still being inspected." if waits else f"The {kind} is {state} and cannot be used."
     return Objection(pointer=f"/{kind}", severity="blocks", code=f"{kind}_not_ready", text=text)
 

@@ -5,6 +5,7 @@ from typing import Any
 from core.database.session import transaction
 from core.database.tables import DatasetRow, ModelRow
 from core.description import (
+    INSPECTOR_VERSION,
     DatasetDescription,
     LayerDescription,
     ModelDescription,
@@ -90,7 +91,7 @@ def make_model(tenant: str, description: ModelDescription | None = None, *, read
             row = session.get_one(ModelRow, model.id)
             row.state = "ready"
             row.description = (description or described_model()).model_dump(mode="json")
-            row.inspector_version = 1
+            row.inspector_version = INSPECTOR_VERSION
     return model.id
 
 
@@ -103,7 +104,7 @@ def make_dataset(tenant: str, description: DatasetDescription | None = None, *, 
             row = session.get_one(DatasetRow, dataset.id)
             row.state = "ready"
             row.description = (description or described_dataset()).model_dump(mode="json")
-            row.inspector_version = 1
+            row.inspector_version = INSPECTOR_VERSION
     return dataset.id
 
 

@@ -4,10 +4,10 @@ from sqlalchemy import select, text
 from core.database.session import transaction
 from core.database.tables import EventRow
 from core.resources.shape import Failure
-from core.services import datasets, inspections, leases, models, sweeps
+from core.services import datasets, inspections, jobs, leases, models, sweeps
 from core.services.inspections import InspectionClaim
 from core.services.leases import LeaseLost
-from tests.core.services.makers import described_dataset, described_model, make_dataset, make_model
+from tests.core.services.makers import ask, described_dataset, described_model, make_dataset, make_model
 
 
 def claim() -> InspectionClaim:
@@ -104,3 +104,13 @@ def test_descriptions_of_an_older_inspector_are_remade(tenant: str) -> None:
         assert sweeps.sweep(session).outdated == 1
         assert sweeps.sweep(session).outdated == 0
     assert claim().lease.id == model
+
+
+def test_words_of_an_older_inspector_are_no_error(tenant: str) -> None:
+    model = make_model(tenant)
+    with transaction() as session:
+        session.execute(text("UPDATE models SET inspector_version = 0, description = '{\"old\": 1}'"))
+    with transaction() as session:
+        assert models.get(session, tenant, model).state == "inspecting"
+        assert models.layers(session, tenant, model).data == ()
+        assert jobs.plan(session, tenant, ask(model, None)).objections[0].code == "model_not_ready"

@@ -35,7 +35,11 @@ def test_a_ready_model_shows_what_inspection_found(tenant: str, database: str) -
         model = models.get(session, tenant, identifier)
         assert model.capabilities["quantize.linear"].layers == ("conv1", "fc1")
         assert model.parameters == 8790
-        assert [layer.name for layer in models.layers(session, tenant, identifier).data] == ["conv1", "fc1"]
+        table = models.layers(session, tenant, identifier)
+        assert [layer.name for layer in table.data] == ["conv1", "fc1"]
+        assert sum(layer.parameters for layer in table.data) + table.other_parameters == model.parameters
+        assert sum(layer.macs for layer in table.data) + table.other_macs == model.macs
+        assert sum(layer.share_of_parameters for layer in table.data) == pytest.approx(1, abs=1e-5)
 
 
 def test_uploads_of_others_cannot_be_used(tenant: str) -> None:
