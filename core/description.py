@@ -56,12 +56,15 @@ class ModelDescription(Described):
 
     `planned_activation_bytes` is the most bytes of tensors, weights apart, that live at once while the network's own
     graph runs, for one sample; `planned_activation_node` is where. A runtime that fuses nodes plans otherwise.
+    `why` says what keeps a model in mode `onnx_only`, `why_node` at which node first; such a model has no parity.
     `counted_at` has the number that stood for each free size while costs were counted.
     """
 
     inspector_version: int = INSPECTOR_VERSION
     format: Literal["onnx", "pt2", "hf"]
     mode: Literal["network", "onnx_only"] = "network"
+    why: str | None = None
+    why_node: str | None = None
     opset: int | None = None
     producer: str | None = None
     dtype: str = "float32"
@@ -77,7 +80,7 @@ class ModelDescription(Described):
     bytes_stripped: int
     layers: tuple[LayerDescription, ...]
     operators: dict[str, int]
-    parity: Parity
+    parity: Parity | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 

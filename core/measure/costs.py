@@ -31,10 +31,10 @@ def count_costs(path: Path, feed: Feed) -> Costs:
     for name, constant in graph.constants.items():
         tensors[name] = TensorCost(tuple(constant.dims), 0)
     batch = len(next(iter(feed.values())))
-    return Costs(count_parameters(graph), sum(_macs(node, tensors) for node in graph.nodes) // batch)
+    return Costs(count_parameters(graph), sum(count_macs(node, tensors) for node in graph.nodes) // batch)
 
 
-def _macs(node: onnx.NodeProto, tensors: dict[str, TensorCost]) -> int:
+def count_macs(node: onnx.NodeProto, tensors: dict[str, TensorCost]) -> int:
     """Products of one node: output elements times terms of each sum (of a transposed convolution: of each input)."""
     shapes = [tensors[name].shape if name in tensors else () for name in node.input]
     out = math.prod(tensors[node.output[0]].shape) if node.output[0] in tensors else 0

@@ -19,6 +19,7 @@ from core.network.gate_onnx import open_onnx
 from core.network.lift import lift
 from core.network.network import Network
 from core.network.normalise import normalise
+from core.network.onnx_only import REASONS, describe_onnx_only
 from core.network.parity import check_onnx_parity, check_pt2_parity
 from core.network.read_onnx import read_onnx
 from core.network.read_pt2 import read_pt2
@@ -35,8 +36,20 @@ def read(source: Path | Files, seed: int = 0) -> Network:
 
 
 def inspect(source: Path | Files, seed: int = 0) -> ModelDescription:
-    """Read a model, compare the network with it, and describe it; raises `ModelpressError` with the node."""
+    """Read a model, compare the network with it, and describe it; raises `ModelpressError` with the node.
+
+    An ONNX file that is no network here, but that onnxruntime runs, is described in mode `onnx_only`.
+    """
     files = as_files(source)
+    try:
+        return _inspect_network(files, seed)
+    except ModelpressError as error:
+        if error.code not in REASONS or recognise(files) != "onnx":
+            raise
+        return describe_onnx_only(open_onnx(files), error)
+
+
+def _inspect_network(files: Files, seed: int) -> ModelDescription:
     opened = _open(files)
     network = _build(opened.flat, seed)
     parity = _check_parity(network, opened, files, seed)
@@ -77,7 +90,7 @@ def _open(files: Files) -> _Opened:
     path = _only(files)
     if recognise(files) == "pt2":
         return _Opened("pt2", read_pt2(path), None)
-    model = open_onnx(path)
+    model = open_onnx(files)
     return _Opened("onnx", read_onnx(model), model)
 
 

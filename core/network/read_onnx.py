@@ -21,6 +21,8 @@ from core.network.strip import own_metadata
 
 # The batch while a free one is traced: not 0 or 1, which torch treats as special.
 EXAMPLE_BATCH = 2
+# What stands for other free sizes, until the network takes one.
+FREE_SIZES = (16, 48, 64, 224)
 # Names of the types that are computed in fp32.
 _WIDENED: Mapping[int, str] = {
     onnx.TensorProto.FLOAT16: "float16",
@@ -37,9 +39,9 @@ def read_onnx(model: onnx.ModelProto) -> FlatProgram:
     module, inputs, opset = _load(model)
     if not inputs:
         raise ModelpressError("unsupported_graph", "The graph has no inputs.")
-    example = example_of(inputs, batch=EXAMPLE_BATCH)
+    graph, example = _trace_at_some_size(module, inputs)
     return FlatProgram(
-        graph=_trace(module, inputs, example),
+        graph=graph,
         inputs=inputs,
         outputs=tuple(output.name for output in model.graph.output),
         example=example,
@@ -77,6 +79,21 @@ def _load(model: onnx.ModelProto) -> tuple[OnnxModule, tuple[TensorDescription, 
     return module.eval(), inputs, opset
 
 
+def _trace_at_some_size(
+    module: OnnxModule, inputs: tuple[TensorDescription, ...]
+) -> tuple[fx.GraphModule, tuple[torch.Tensor, ...]]:
+    """The traced graph and the example that it took; many networks do not take every free size."""
+    some = any(isinstance(size, str) for value in inputs for size in value.shape[1:])
+    for size in FREE_SIZES if some else FREE_SIZES[-1:]:
+        example = example_of(inputs, batch=EXAMPLE_BATCH, free=size)
+        try:
+            return _trace(module, inputs, example), example
+        except ModelpressError as error:
+            if error.code != "unsupported_graph" or size == FREE_SIZES[-1]:
+                raise
+    raise AssertionError
+
+
 def _trace(
     module: OnnxModule, inputs: tuple[TensorDescription, ...], example: tuple[torch.Tensor, ...]
 ) -> fx.GraphModule:
@@ -97,10 +114,15 @@ def _describe(value: onnx.ValueInfoProto) -> TensorDescription:
     if not kind.HasField("shape"):
         raise ModelpressError("unsupported_graph", f"Input {value.name} has no shape.", hint="Export it with a shape.")
     shape = tuple(
-        size.dim_value if size.dim_value > 0 else size.dim_param or f"{value.name}_{index}"
+        size.dim_value if size.dim_value > 0 else _named(size.dim_param) or f"{value.name}_{index}"
         for index, size in enumerate(kind.shape.dim)
     )
     return TensorDescription(name=value.name, dtype=_dtype_name(kind.elem_type), shape=shape)
+
+
+def _named(size: str) -> str:
+    """The name of a free size; exporters that know none write a question mark."""
+    return "" if size.strip("?") == "" else size
 
 
 def _dtype_name(element: int) -> str:

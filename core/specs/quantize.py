@@ -59,6 +59,8 @@ class LinearQuantization(Spec):
 
     def requires(self, description: ModelDescription) -> Capability:
         """Convolutions and linear layers can be quantized; names in `keep_float` must exist."""
+        if description.mode == "onnx_only":
+            return Capability(ok=False, why=f"The file could not be read as a network: {description.why}")
         names = tuple(layer.name for layer in description.layers if layer.kind in QUANTIZABLE_KINDS)
         unknown = sorted(set(self.keep_float) - {layer.name for layer in description.layers})
         if unknown:

@@ -32,9 +32,9 @@ def test_the_first_node_that_differs_is_named(write_onnx, monkeypatch) -> None:
     path = write_onnx(TEXT, fc__weight=torch.randn(3, 4))
     wrong = Operator(lambda _call, x: torch.nn.functional.leaky_relu(x))
     monkeypatch.setitem(OPERATORS, "Relu", wrong)
-    with pytest.raises(ModelpressError) as raised:
-        inspect(path)
-    assert (raised.value.code, raised.value.node) == ("parity_lost", "act")
+    description = inspect(path)
+    assert (description.mode, description.why_node) == ("onnx_only", "act")
+    assert "differs from the file" in str(description.why)
 
 
 def test_a_pt2_network_is_compared_with_its_own_program(residual, save_pt2) -> None:
