@@ -135,7 +135,8 @@ def run_shapes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> None:
 def trace_shapes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> dict[fx.Node, object]:
     """Every node's value as a fake tensor, without computing anything.
 
-    Raises `graph_too_large` where a value is larger than `MAX_VALUE_BYTES`, `unsupported_graph` where shapes do not fit.
+    Raises `graph_too_large` where a value is larger than `MAX_VALUE_BYTES`, `unsupported_graph` where shapes
+    do not fit.
     """
     interpreter = _ShapeInterpreter(graph)
     with _quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
@@ -163,7 +164,7 @@ class _ShapeInterpreter(fx.Interpreter):
     def run_node(self, n: fx.Node) -> object:
         try:
             value: object = super().run_node(n)
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        except (RuntimeError, ValueError, TypeError, IndexError, ArithmeticError) as error:
             sentence = f"Node {n.name} ({n.target}) does not fit its inputs: {str(error).splitlines()[0]}"
             raise ModelpressError("unsupported_graph", sentence, node=n.name) from error
         for tensor in value if isinstance(value, (tuple, list)) else (value,):

@@ -11,7 +11,7 @@ from core.errors import ModelpressError
 from core.network.upload import Files
 
 # Types whose elements are not whole bytes, by how many fit in one.
-_PACKED = {
+_PACKED: dict[int, int] = {
     onnx.TensorProto.INT4: 2,
     onnx.TensorProto.UINT4: 2,
     onnx.TensorProto.FLOAT4E2M1: 2,
@@ -73,11 +73,11 @@ def _find(tensor: onnx.TensorProto, files: Files) -> _Place:
 
 
 def _bytes_of(tensor: onnx.TensorProto) -> int:
-    elements = math.prod(tensor.dims)
+    elements = int(math.prod(tensor.dims))
     if tensor.data_type in _PACKED:
         return -(-elements // _PACKED[tensor.data_type])
     try:
-        size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        size = int(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize)
     except (KeyError, ValueError, TypeError) as error:
         raise _refusal(tensor, f"Tensor {tensor.name} is of a type that cannot be stored outside.") from error
     if tensor.data_type == onnx.TensorProto.STRING:

@@ -20,7 +20,7 @@ def opset_of(model: onnx.ModelProto) -> int:
         stated = ", ".join(map(str, sorted(versions))) or "none"
         sentence = f"The file states opset {stated}; {OLDEST_OPSET} to {newest} are read."
         raise ModelpressError("unsupported_version", sentence, hint=_HINT)
-    return versions.pop()
+    return int(versions.pop())
 
 
 def bring_up(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -133,7 +133,8 @@ GRAPHS = {
     "sums so far": """g (float[n,5] x) => (float[n,5] y) <int64 a = {1}> {
         y = CumSum<exclusive = 1, reverse = 1>(x, a) }""",
     "largest": """g (float[n,9] x) => (float[n,3] y) <int64[1] k = {3}> { y, i = TopK<axis = 1>(x, k) }""",
-    "one hot": """g (int64[n,3] x) => (float[n,3,5] y) <int64 d = {5}, float[2] v = {0., 2.}> { y = OneHot(x, d, v) }""",
+    "one hot": """g (int64[n,3] x) => (float[n,3,5] y) <int64 d = {5}, float[2] v = {0., 2.}> {
+        y = OneHot(x, d, v) }""",
     "norms": """g (float[n,4,5] x) => (float[n,4,5] y)
         <float[4] s = {1.,2.,3.,4.}, float[4] b = {0.,1.,2.,3.}, float[5] t = {1.,2.,3.,4.,5.}> {
         a = GroupNormalization<num_groups = 2>(x, s, b) c = RMSNormalization(x, t) d = LpNormalization(x)
