@@ -7,9 +7,8 @@ from fastapi.responses import RedirectResponse, Response
 
 from api.dashboard.new_job import Texts
 from api.dashboard.rendering import Done, PageRoute, Seen, View, see
-from core.description import LayerDescription
 from core.errors import ModelpressError
-from core.resources.model import Model, ModelCreate
+from core.resources.model import Model, ModelCreate, ModelLayer
 from core.services import jobs, models
 
 router = APIRouter(route_class=PageRoute)
@@ -19,11 +18,12 @@ PAGE_SIZE = 25
 
 @dataclass(frozen=True, slots=True)
 class LayerRow:
-    """One layer with its shares of parameters and of MACs, in percent."""
+    """One layer with its shares of parameters, of MACs and of activations, in percent."""
 
-    layer: LayerDescription
+    layer: ModelLayer
     parameters: float
     macs: float
+    activations: float
 
 
 @router.get("/models")
@@ -49,15 +49,17 @@ def add_model(view: Done, texts: Texts) -> Response:
 def show_model(model_id: str, view: Seen) -> Response:
     """One model: what it is, and what can be done with it."""
     model = models.get(view.session, view.tenant, model_id)
-    layers = models.layers(view.session, view.tenant, model_id).data
-    rows = layer_rows(layers)
+    table = models.layers(view.session, view.tenant, model_id)
+    rows = layer_rows(table.data)
     values = {
         "model": model,
+        "table": table,
         "layers": rows,
         "layers_sentence": layers_sentence(rows),
         "jobs": jobs.list_(view.session, view.tenant, limit=10, model=model_id).data,
         "applicable": sum(capability.ok for capability in model.capabilities.values()),
         "batch_words": batch_words(model),
+        "counted_words": counted_words(model),
     }
     return view.page("model.html", values)
 
@@ -77,12 +79,15 @@ def list_page(view: View, *, after: str | None = None, error: ModelpressError | 
     return view.page("models.html", values, status=422 if error else 200)
 
 
-def layer_rows(layers: tuple[LayerDescription, ...]) -> tuple[LayerRow, ...]:
+def layer_rows(layers: tuple[ModelLayer, ...]) -> tuple[LayerRow, ...]:
     """The layers with their shares of the whole."""
-    parameters = sum(layer.parameters for layer in layers) or 1
-    macs = sum(layer.macs for layer in layers) or 1
     return tuple(
-        LayerRow(layer, round(100 * layer.parameters / parameters, 2), round(100 * layer.macs / macs, 2))
+        LayerRow(
+            layer,
+            parameters=round(100 * layer.share_of_parameters, 2),
+            macs=round(100 * layer.share_of_macs, 2),
+            activations=round(100 * layer.share_of_activations, 2),
+        )
         for layer in layers
     )
 
@@ -98,6 +103,12 @@ def layers_sentence(rows: tuple[LayerRow, ...]) -> str:
         f"{large.layer.name} holds {large.parameters:.1f} % of the parameters, {slow.layer.name} takes "
         f"{slow.macs:.1f} % of the MACs: shrink the first for bytes, the second for time."
     )
+
+
+def counted_words(model: Model) -> str:
+    """What the free sizes were while costs were counted."""
+    sizes = [f"{name} {size}" for name, size in model.counted_at.items() if name != "batch"]
+    return f"counted at {', '.join(sizes)}" if sizes else ""
 
 
 def batch_words(model: Model) -> str:

@@ -11,7 +11,7 @@ from httpx2 import Response
 from api.app import create_app
 from api.dashboard.jobs import recipe_text
 from core.database.session import transaction
-from core.database.tables import JobRow
+from core.database.tables import JobRow, ModelRow
 from core.resources.job import JobCreate
 from core.resources.model import Rename
 from core.resources.system import Scope
@@ -21,7 +21,7 @@ from core.specs.recipe import Limits
 from core.states import JobState
 from tests.api.conftest import User, bearer
 from tests.api.dashboard.samples import job, verdict
-from tests.api.world import World, build_world
+from tests.api.world import MODEL, World, build_world
 
 ORIGIN = {"origin": "http://127.0.0.1"}
 HOSTILE = "<script>alert(1)</script>\"'{{7*7}}"
@@ -109,6 +109,34 @@ class TestSigningIn:
         assert send(page, "/sign-out").headers["location"] == "/sign-in"
         page.cookies.set("modelpress_session", cookie)
         assert page.get("/jobs").status_code == 303
+
+
+def describe_anew(model: str, **changes: object) -> None:
+    with transaction() as session:
+        row = session.get_one(ModelRow, model)
+        row.description = MODEL.model_copy(update=changes).model_dump(mode="json")
+
+
+class TestModelPage:
+    def test_says_where_memory_peaks_and_what_no_layer_holds(self, page: TestClient, world: World) -> None:
+        describe_anew(
+            world.ids["model"], macs=50, planned_activation_node="softmax_1", counted_at={"batch": 1, "tokens": 16}
+        )
+        text = page.get(f"/models/{world.ids['model']}").text
+        assert "softmax_1" in text
+        assert "counted at tokens 16" in text
+        assert "Outside of layers" in text
+
+    @pytest.mark.parametrize("format_", ["onnx", "pt2", "hf"])
+    def test_every_format_has_a_page(self, page: TestClient, world: World, format_: str) -> None:
+        describe_anew(world.ids["model"], format=format_)
+        assert page.get(f"/models/{world.ids['model']}").status_code == 200
+
+    def test_a_file_that_is_not_read_says_why(self, page: TestClient, world: World) -> None:
+        describe_anew(world.ids["model"], mode="onnx_only", why="A Loop is control flow.", why_node="loop_3", layers=())
+        text = page.get(f"/models/{world.ids['model']}").text
+        assert "A Loop is control flow." in text
+        assert "loop_3" in text
 
 
 class TestWhereNothingIs:
