@@ -11,7 +11,7 @@ from httpx2 import Response
 from api.app import create_app
 from api.dashboard.jobs import recipe_text
 from core.database.session import transaction
-from core.database.tables import JobRow, ModelRow
+from core.database.tables import DatasetRow, JobRow, ModelRow
 from core.resources.job import JobCreate
 from core.resources.model import Rename
 from core.resources.system import Scope
@@ -21,7 +21,7 @@ from core.specs.recipe import Limits
 from core.states import JobState
 from tests.api.conftest import User, bearer
 from tests.api.dashboard.samples import job, verdict
-from tests.api.world import MODEL, World, build_world
+from tests.api.world import DATASET, MODEL, World, build_world
 
 ORIGIN = {"origin": "http://127.0.0.1"}
 HOSTILE = "<script>alert(1)</script>\"'{{7*7}}"
@@ -137,6 +137,16 @@ class TestModelPage:
         text = page.get(f"/models/{world.ids['model']}").text
         assert "A Loop is control flow." in text
         assert "loop_3" in text
+
+
+def test_a_data_set_shows_its_format_and_labels(page: TestClient, world: World) -> None:
+    with transaction() as session:
+        row = session.get_one(DatasetRow, world.ids["dataset"])
+        found = DATASET.model_copy(update={"format": "images", "label_names": ("cat", HOSTILE)})
+        row.description = found.model_dump(mode="json")
+    text = page.get(f"/datasets/{world.ids['dataset']}").text
+    assert "<dd>images</dd>" in text
+    assert "cat, &lt;script&gt;" in text
 
 
 class TestWhereNothingIs:
