@@ -28,6 +28,7 @@ from core.messages import ArtifactFile, ArtifactMessage, LogMessage, Message, Pr
 from core.network.export import export_onnx, export_pt2, export_safetensors
 from core.network.export_check import noise_inputs, relative_difference
 from core.network.fold import fold_batch_norm
+from core.network.gate_onnx import open_onnx
 from core.network.inspect import inspect, read
 from core.network.network import Network
 from core.network.sampling import integer_limits
@@ -141,6 +142,10 @@ class _Job:
         if description.format != "onnx":
             original = self._scratch / "original.onnx"
             export_onnx(network, original, probes=probes)
+        elif len(files) > 1:
+            # What is measured is one file, complete in itself, whatever the weights were uploaded in.
+            original = self._scratch / "original.onnx"
+            original.write_bytes(open_onnx(files).SerializeToString())
         text = (
             f"{description.format} model with {description.parameters:,} parameters, {len(description.layers)} layers."
         )

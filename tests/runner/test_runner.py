@@ -43,7 +43,7 @@ def run(work: Path, request: dict[str, Any] | str) -> list[Message]:
     return [MESSAGE.validate_json(line) for line in answer.stdout.splitlines()]
 
 
-def job(work: Path, *, model: str = "lenet5.onnx", **changes: Any) -> dict[str, Any]:
+def job(work: Path, *, model_files: tuple[Path, ...] = (DEMO / "lenet5.onnx",), **changes: Any) -> dict[str, Any]:
     request = {
         "kind": "run_job",
         "job": "job_1",
@@ -51,7 +51,7 @@ def job(work: Path, *, model: str = "lenet5.onnx", **changes: Any) -> dict[str, 
         "target": {"batch_sizes": [1]},
         "constraints": {},
         "seed": 0,
-        "model": [staged(DEMO / model)],
+        "model": [staged(path) for path in model_files],
         "dataset": [staged(DEMO / "mnist.npz")],
         "dataset_spec": DATASET,
         "lock_path": str(work / "lock"),
@@ -91,6 +91,15 @@ def test_steps_are_told_in_order_and_progress_only_grows(finished: tuple[Path, l
     assert fractions[-1] == 1.0
 
 
+def test_weights_in_another_file_give_the_same_result(finished: tuple[Path, list[Message]], tmp_path: Path) -> None:
+    graph = tmp_path / "net.onnx"
+    onnx.save(onnx.load(DEMO / "lenet5.onnx"), graph, save_as_external_data=True, location="net.data")
+    work = tmp_path / "job"
+    messages = run(work, job(work, model_files=(graph, tmp_path / "net.data")))
+    assert isinstance(messages[-1], JobDone), messages[-1]
+    assert (work / "out" / "model.onnx").read_bytes() == (finished[0] / "out" / "model.onnx").read_bytes()
+
+
 def test_all_artifacts_are_announced_and_hold_no_path(finished: tuple[Path, list[Message]]) -> None:
     work, messages = finished
     announced = {m.artifact_kind: m.files[0].path for m in messages if isinstance(m, ArtifactMessage)}
@@ -117,7 +126,7 @@ def test_the_same_job_gives_the_same_bytes(finished: tuple[Path, list[Message]],
 
 @pytest.mark.slow
 def test_a_pt2_upload_gives_an_onnx_file_too(tmp_path: Path) -> None:
-    messages = run(tmp_path, job(tmp_path, model="lenet5.pt2"))
+    messages = run(tmp_path, job(tmp_path, model_files=(DEMO / "lenet5.pt2",)))
     assert isinstance(messages[-1], JobDone)
     assert messages[-1].verdict.original.bytes == (DEMO / "lenet5.pt2").stat().st_size
     assert messages[-1].verdict.change.size_ratio > 3.8
