@@ -2,6 +2,7 @@
 
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -27,7 +28,16 @@ NAME_LENGTH_AT = 26
 ENCRYPTED_FLAG = 0x1
 NUMBERS = "biuf"
 # What zipfile, zlib and numpy raise on a damaged file.
-DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError)
+DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    tokenize.TokenError,
+    EOFError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Texts to token ids, by a `tokenizer.json` of the library `tokenizers`."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -43,9 +44,12 @@ class Encoder:
         if self._last is None or self._last[0] is not cells or self._last[1] != key:
             if cells.kind == "list":
                 words = [_words(cells, int(row), found) for row, found in zip(rows, cells.lists(rows), strict=True)]
-                encoded = self._tokenizer.encode_batch(words, is_pretokenized=True)
+                with _reporting("fails on a text"):
+                    encoded = self._tokenizer.encode_batch(words, is_pretokenized=True)
             else:
-                encoded = self._tokenizer.encode_batch(cells.texts(rows))
+                texts = cells.texts(rows)
+                with _reporting("fails on a text"):
+                    encoded = self._tokenizer.encode_batch(texts)
             self._last = (cells, key, encoded)
         return self._last[2]
 
@@ -133,10 +137,8 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """The tokenizer of a file; raises `invalid_data`."""
     if path.stat().st_size > MAX_BYTES:
         raise ModelpressError("invalid_data", f"The tokenizer has more than {MAX_BYTES:,} bytes.")
-    try:
+    with _reporting("cannot be read by `tokenizers`"):
         return Tokenizer.from_str(path.read_text("utf-8"))
-    except Exception as error:  # the library raises nothing narrower
-        raise ModelpressError("invalid_data", "tokenizer.json cannot be read by `tokenizers`.") from error
 
 
 def tokenise_whole(path: Path, cells: Cells, *, separated: bool) -> FileColumn:
@@ -151,10 +153,25 @@ def tokenise_whole(path: Path, cells: Cells, *, separated: bool) -> FileColumn:
     def parts() -> Iterator[bytes]:
         for row in range(len(cells)):
             text = cells.texts(np.array([row]))
-            yield np.array(tokenizer.encode(text[0], add_special_tokens=False).ids, np.int32).tobytes() + end
+            with _reporting(f"fails on the text in row {row}"):
+                ids = tokenizer.encode(text[0], add_special_tokens=False).ids
+            yield np.array(ids, np.int32).tobytes() + end
 
     spool.write(parts())
     return spool.column(np.int32, (spool.path.stat().st_size // 4,))
+
+
+@contextmanager
+def _reporting(what: str) -> Iterator[None]:
+    """Turn what the library raises into `invalid_data`: nothing narrower than Exception, and panics, which are none."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise ModelpressError("invalid_data", f"tokenizer.json {what}: {str(error)[:200]}") from error
 
 
 def part_of_input(name: str) -> Part:

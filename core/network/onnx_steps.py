@@ -28,7 +28,7 @@ MAX_FOLDED_BYTES = 256 * 1024**2
 MEASURES = ("Shape", "Size")
 DEFAULT_DOMAINS = ("", "ai.onnx")
 # What torch raises where inputs do not fit an operator.
-RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, NotImplementedError, AttributeError)
+RUN_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, KeyError, ArithmeticError, AttributeError)
 # Stored integers of a few bits, as the next type that torch has.
 _NARROW: Mapping[int, type[np.generic]] = {
     onnx.TensorProto.INT4: np.int8,

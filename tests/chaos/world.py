@@ -290,7 +290,7 @@ def make_tenant() -> str:
     return identifier
 
 
-def make_upload(tenant: str, content: bytes) -> str:
+def make_upload(tenant: str, content: bytes, filename: str = "toy.json") -> str:
     digest = sha256(content).hexdigest()
     path = settings().scratch_dir / f"upload-{digest}"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -298,7 +298,7 @@ def make_upload(tenant: str, content: bytes) -> str:
     open_blobs(settings().storage_url).put_file(path, digest)
     path.unlink()
     with transaction() as session:
-        return uploads.record(session, tenant, "toy.json", digest, len(content)).id
+        return uploads.record(session, tenant, filename, digest, len(content)).id
 
 
 def _make_model(tenant: str, text: str) -> str:
