@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import structlog
 
 from core.database.schema import upgrade
 from launch.postgres import Postgres
@@ -40,6 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Every file of the hostile corpus through the worker stack.")
     parser.add_argument("--only", action="append", default=[], help="names that begin like this (may be given again)")
     asked = parser.parse_args()
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     with tempfile.TemporaryDirectory() as name:
         server = Postgres(Path(name) / "postgres", durable=False)
         try:
