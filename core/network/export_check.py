@@ -43,16 +43,18 @@ def check_pt2(network: Network, path: Path, probes: tuple[Tensor, ...] | None) -
 
 
 def noise_inputs(network: Network, seed: int = PROBE_SEED) -> tuple[Tensor, ...]:
-    """Seeded normal noise for float inputs, zeros and ones for integers (always in range), batch 2."""
+    """Seeded normal noise for float inputs, zeros and ones for integers (always in range), ones for masks, batch 2."""
     generator = torch.Generator().manual_seed(seed)
-    return tuple(
-        torch.randn(tensor.shape, generator=generator)
-        if tensor.is_floating_point()
-        else torch.randint(0, 2, tensor.shape, generator=generator, dtype=tensor.dtype)
-        if tensor.dtype is not torch.bool
-        else torch.ones_like(tensor)
-        for tensor in example_inputs(network)
-    )
+    noise = []
+    for described, tensor in zip(network.inputs, example_inputs(network), strict=True):
+        # What attends to nothing is undefined, and runtimes differ there.
+        if tensor.dtype is torch.bool or "mask" in described.name:
+            noise.append(torch.ones_like(tensor))
+        elif tensor.is_floating_point():
+            noise.append(torch.randn(tensor.shape, generator=generator))
+        else:
+            noise.append(torch.randint(0, 2, tensor.shape, generator=generator, dtype=tensor.dtype))
+    return tuple(noise)
 
 
 def relative_difference(found: np.ndarray, wanted: np.ndarray) -> float:

@@ -15,12 +15,20 @@ from core.network.network import Network
 Flavour = Literal["onnx", "pt2"]
 
 EXAMPLE_BATCH = 2
+# For a free size of which nothing is known.
+USUAL_SIZE = 16
 
 
 def example_inputs(network: Network, batch: int = EXAMPLE_BATCH) -> tuple[Tensor, ...]:
-    """Zeros in the shapes and dtypes of the network's inputs; a free size becomes `batch`."""
+    """Zeros in the shapes and dtypes of the network's inputs; other free sizes than the batch are usual ones."""
+
+    def number(axis: int, size: int | str) -> int:
+        if isinstance(size, int):
+            return size
+        return batch if axis == 0 else network.sizes.get(size, USUAL_SIZE)
+
     return tuple(
-        torch.zeros([batch if isinstance(size, str) else size for size in described.shape], dtype=_dtype(described))
+        torch.zeros([number(axis, size) for axis, size in enumerate(described.shape)], dtype=_dtype(described))
         for described in network.inputs
     )
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 from core.errors import ModelpressError
 from core.network.archive import Archive
+from core.network.hf_folder import check_files
 from core.network.upload import Files, as_files
 from core.network.zip_directory import open_zip
 
@@ -35,6 +36,8 @@ def check(source: Path | Files) -> Format:
     found = recognise(files)
     if found == "pt2":
         Archive(next(iter(files.values()))).close()
+    if found == "hf" and len(files) > 1:
+        check_files(files)
     return found
 
 
@@ -84,6 +87,8 @@ def _recognise_zip(path: Path) -> Format:
         raise _unknown("a TorchScript archive", _TO_PT2)
     if "data.pkl" in leaves:
         raise _unknown("a PyTorch checkpoint (.pt or .pth), which can run code when it is opened", _TO_PT2)
+    if "config.json" in leaves and any(name.endswith((".safetensors", ".bin")) for name in leaves):
+        return "hf"
     if "model.weights.h5" in leaves:
         raise _unknown("a Keras model", _TF_TO_ONNX)
     if any(name.endswith(".npy") for name in leaves):

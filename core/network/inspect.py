@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 import onnx
-import torch
-from torch import fx
 
 from core.description import ModelDescription, Parity, TensorDescription
 from core.errors import ModelpressError
@@ -14,13 +12,16 @@ from core.network.archive import Archive
 from core.network.batch import free_batch
 from core.network.describe import describe
 from core.network.flat import FlatProgram, run_shapes
+from core.network.free_shapes import describe_outputs, free_sizes_of
 from core.network.gate import Format, recognise
 from core.network.gate_onnx import open_onnx
+from core.network.hf_folder import laid_out
 from core.network.lift import lift
 from core.network.network import Network
 from core.network.normalise import normalise
 from core.network.onnx_only import REASONS, describe_onnx_only
-from core.network.parity import check_onnx_parity, check_pt2_parity
+from core.network.parity import check_hf_parity, check_onnx_parity, check_pt2_parity
+from core.network.read_hf import HfModule, build_hf, read_hf
 from core.network.read_onnx import read_onnx
 from core.network.read_pt2 import read_pt2
 from core.network.strip import strip_onnx
@@ -84,11 +85,19 @@ class _Opened:
     format: Format
     flat: FlatProgram
     model: onnx.ModelProto | None
+    # Of a Hugging Face model: the module itself, and the bytes of its weights.
+    module: HfModule | None = None
+    weight_bytes: int = 0
 
 
 def _open(files: Files) -> _Opened:
     path = _only(files)
-    if recognise(files) == "pt2":
+    format_ = recognise(files)
+    if format_ == "hf":
+        with laid_out(files) as folder:
+            built = build_hf(folder)
+            return _Opened("hf", read_hf(built, folder), None, built.module, folder.bytes)
+    if format_ == "pt2":
         return _Opened("pt2", read_pt2(path), None)
     model = open_onnx(files)
     return _Opened("onnx", read_onnx(model), model)
@@ -102,15 +111,11 @@ def _build(flat: FlatProgram, seed: int) -> Network:
     normalise(flat.graph)
     declared = all(value.shape and isinstance(value.shape[0], str) for value in flat.inputs)
     batch = free_batch(lift(flat.graph), flat.example, declared=declared, seed=seed)
-    values = cast("tuple[fx.Node, ...]", flat.graph.graph.output_node().args[0])
-    outputs = tuple(
-        TensorDescription(name=name, dtype=_dtype_name(value), shape=tuple(value.meta["value"].shape))
-        for name, value in zip(flat.outputs, values, strict=True)
-    )
     return Network(
         graph=batch.graph,
         inputs=tuple(_with_batch(value, batch.size) for value in flat.inputs),
-        outputs=tuple(_with_batch(value, batch.size) for value in outputs),
+        outputs=tuple(_with_batch(value, batch.size) for value in describe_outputs(flat)),
+        sizes=free_sizes_of(flat),
         dtype=flat.dtype,
         batch=batch.state,
         batch_reason=batch.reason,
@@ -125,10 +130,6 @@ def _with_batch(value: TensorDescription, size: int | None) -> TensorDescription
     return value.model_copy(update={"shape": ("batch" if size is None else size, *value.shape[1:])})
 
 
-def _dtype_name(node: fx.Node) -> str:
-    return str(cast("torch.Tensor", node.meta["value"]).dtype).removeprefix("torch.")
-
-
 def _only(files: Files) -> Path:
     """The one file of a format that has no more than one."""
     return next(iter(files.values()))
@@ -137,6 +138,8 @@ def _only(files: Files) -> Path:
 def _check_parity(network: Network, opened: _Opened, files: Files, seed: int) -> Parity:
     if opened.model is not None:
         return check_onnx_parity(network, opened.flat, opened.model, seed=seed)
+    if opened.module is not None:
+        return check_hf_parity(network, opened.flat, opened.module, seed=seed)
     # The program that was opened first has been rewritten.
     return check_pt2_parity(network, read_pt2(_only(files)), seed=seed)
 
@@ -145,6 +148,8 @@ def _stripped_bytes(opened: _Opened, files: Files) -> int:
     """Bytes of the file without traces, paths and sample inputs."""
     if opened.model is not None:
         return int(strip_onnx(opened.model).ByteSize())
+    if opened.module is not None:
+        return opened.weight_bytes
     path = _only(files)
     with Archive(path) as archive:
         return path.stat().st_size - archive.superfluous_bytes()

@@ -17,6 +17,7 @@ class Network:
 
     `graph` takes its inputs in the order of `inputs` and gives one tensor or a tuple in the order of `outputs`.
     `encodings` maps the path of a parameter (`conv1.weight`) to its encoding; a parameter without one is dense.
+    `sizes` gives, by name, a usual number for each size of the inputs that is free besides the batch.
     `dtype` is that of the upload; export restores it. `batch` is "dynamic", "freed" or "fixed", with the reason.
     """
 
@@ -24,6 +25,7 @@ class Network:
     inputs: tuple[TensorDescription, ...]
     outputs: tuple[TensorDescription, ...]
     encodings: "dict[str, Encoding]" = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     dtype: str = "float32"
     batch: str = "dynamic"
     batch_reason: str | None = None
