@@ -1,5 +1,6 @@
 """Parity: the canonical network against the uploaded file, on random and on edge inputs."""
 
+import importlib.metadata
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from core.measure.runtime import DTYPES, RUNTIME_ERRORS, open_session
 from core.network.batch import largest_finite
 from core.network.flat import FlatProgram
 from core.network.network import Network
+from core.network.read_hf import HfModule
 from core.network.read_onnx import trace_values
 from core.network.sampling import draw_inputs
 
@@ -51,6 +53,17 @@ def check_pt2_parity(network: Network, flat: FlatProgram, *, seed: int) -> Parit
             return list(flat.graph(*(tensor.clone() for tensor in inputs)))
 
     return _check(network, flat, reference, lambda _: None, seed=seed, name=f"torch {torch.__version__}")
+
+
+def check_hf_parity(network: Network, flat: FlatProgram, module: HfModule, *, seed: int) -> Parity:
+    """Compare with the model as transformers built it."""
+
+    def reference(inputs: Tensors) -> list[torch.Tensor]:
+        with torch.no_grad():
+            return [module(*inputs)]
+
+    name = f"transformers {importlib.metadata.version('transformers')}"
+    return _check(network, flat, reference, lambda _: None, seed=seed, name=name)
 
 
 def _check(
