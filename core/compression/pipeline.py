@@ -19,7 +19,7 @@ from core.compression.papers import Papers, reproduce_of
 from core.compression.registry import method_of
 from core.compression.yardstick import Yardstick, choosing_split, input_batches
 from core.data.dataset import Dataset, open_dataset
-from core.data.source import data_files
+from core.data.source import DataFile, data_files
 from core.data.synthetic import synthesise
 from core.description import ModelDescription, SplitName
 from core.errors import ModelpressError
@@ -29,9 +29,10 @@ from core.network.export import export_onnx, export_pt2, export_safetensors
 from core.network.export_check import noise_inputs, relative_difference
 from core.network.fold import fold_batch_norm
 from core.network.gate_onnx import open_onnx
+from core.network.hf_folder import companions
 from core.network.inspect import inspect, read
 from core.network.network import Network
-from core.network.sampling import integer_limits
+from core.network.sampling import integer_limits, longest_text
 from core.network.upload import staged_by_name
 from core.states import StepState
 from core.verdict import Verdict
@@ -161,14 +162,17 @@ class _Job:
                     raise ModelpressError("missing_data", f"{spec.method} needs a data set.")
             names = (tensor.name for tensor in network.inputs)
             limits = dict(zip(names, integer_limits(network.graph), strict=True))
-            return synthesise(network.inputs, limits, request.seed)
+            return synthesise(network.inputs, limits, request.seed, sizes=network.sizes)
         self._progress(PREPARED / 2, "prepare", "Reading the data")
+        # The tokenizer of a Hugging Face folder may be inside a zip.
+        unpacked = companions(staged_by_name(request.model), self._scratch / "companions")
         return open_dataset(
             data_files(request.dataset),
             request.dataset_spec,
             network.inputs,
             outputs=network.outputs,
-            beside=data_files(request.model),
+            longest=longest_text(network),
+            beside=[*(DataFile(path, name) for name, path in unpacked.items()), *data_files(request.model)],
         )
 
     def _compress(self, prepared: Prepared) -> tuple[Network, tuple[Report, ...]]:

@@ -18,7 +18,7 @@ from core.data.source import DataFile, Source
 from core.data.splits import Split, draw_splits, key_of
 from core.data.tokens import UncutTexts
 from core.data.transform import Transform, to_tensor
-from core.data.wiring import Samples, Wiring
+from core.data.wiring import MOST_TOKENS, Samples, Wiring
 from core.description import (
     ArrayNames,
     DatasetSpec,
@@ -119,12 +119,14 @@ def open_dataset(
     *,
     outputs: tuple[TensorDescription, ...] | None = None,
     beside: Files = (),
+    longest: int | None = None,
 ) -> Dataset:
     """Read, check and split the files for a model with these inputs and outputs; raises `invalid_data`.
 
-    A tokenizer or preprocessor `beside` the model serves where the files have none.
+    A tokenizer or preprocessor `beside` the model serves where the files have none; `longest` is the longest text that
+    a model takes which leaves the length free.
     """
-    return open_files([*files, *_missing(files, beside)], spec, inputs, outputs).dataset
+    return open_files([*files, *_missing(files, beside)], spec, inputs, outputs, longest=longest).dataset
 
 
 def open_files(
@@ -132,10 +134,13 @@ def open_files(
     spec: DatasetSpec,
     inputs: tuple[TensorDescription, ...] | None = None,
     outputs: tuple[TensorDescription, ...] | None = None,
+    *,
+    longest: int | None = None,
 ) -> Opened:
     """The data set and its source. Without `inputs` the samples are checked by themselves; raises `invalid_data`."""
     source = open_source(files, spec.task)
-    wiring = Wiring(source, spec, inputs, source.tokenizer.path if source.tokenizer else None)
+    tokenizer = source.tokenizer.path if source.tokenizer else None
+    wiring = Wiring(source, spec, inputs, tokenizer, longest or MOST_TOKENS)
     splits = find_splits(source, spec)
     arrays = {key_of(each): each for each in ([splits] if isinstance(splits, FractionSplits) else splits.values())}
     names, limit = wiring.class_names(list(arrays.values())), label_limit(outputs)
@@ -160,12 +165,10 @@ def _missing(files: Files, beside: Files) -> Files:
     """The tokenizer and preprocessor that come with the model, where the data set has none."""
     roles = (is_tokenizer, is_preprocessor)
     given = [_named(file) for file in files]
-    return [
-        file
-        for role in roles
-        for file in (_named(each) for each in beside)
-        if role(file) and not any(role(each) for each in given)
-    ]
+    missing = [role for role in roles if not any(role(file) for file in given)]
+    offered = [_named(file) for file in beside]
+    found = (next((file for file in offered if role(file)), None) for role in missing)
+    return [file for file in found if file is not None]
 
 
 def _named(file: DataFile | Path) -> DataFile:

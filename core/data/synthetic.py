@@ -15,9 +15,8 @@ from core.data.wiring import Samples
 from core.description import InputMapping, SplitName, TensorDescription
 
 SAMPLES: Mapping[SplitName, int] = {"calibration": 512, "validation": 256, "evaluation": 512}
-# What a free size becomes: sides of images, and all others such as the length of a text.
-FREE_SIDE, FREE_LENGTH = 64, 32
-IMAGE_DIMENSIONS = 4
+# What a free size becomes of which no usual number is known.
+FREE_SIZE = 16
 # Integers of which no table is known.
 SMALL_INTEGERS = 2
 
@@ -28,9 +27,8 @@ class DrawnColumn(Column):
 
     is_made = True
 
-    def __init__(self, tensor: TensorDescription, *, limit: int, seed: int, count: int) -> None:
-        free = FREE_SIDE if len(tensor.shape) == IMAGE_DIMENSIONS else FREE_LENGTH
-        self.shape = (count, *(size if isinstance(size, int) else free for size in tensor.shape[1:]))
+    def __init__(self, tensor: TensorDescription, shape: tuple[int, ...], *, limit: int, seed: int) -> None:
+        self.shape = shape
         self.dtype = np.dtype(np.float32) if tensor.dtype.startswith(("float", "bfloat")) else np.dtype(np.int64)
         self._part = part_of_input(tensor.name)
         self._limit = SMALL_INTEGERS if tensor.dtype == "bool" else limit
@@ -57,14 +55,22 @@ class DrawnColumn(Column):
         return rng.integers(0, self._limit, shape)
 
 
-def synthesise(inputs: tuple[TensorDescription, ...], limits: Mapping[str, int], seed: int) -> Dataset:
-    """Unlabelled samples for a network with these inputs; `limits` are the sizes of the tables that integers index.
+def synthesise(
+    inputs: tuple[TensorDescription, ...], limits: Mapping[str, int], seed: int, *, sizes: Mapping[str, int]
+) -> Dataset:
+    """Unlabelled samples for a network with these inputs.
 
-    The same seed gives the same samples. What a float input is worth in real life is not known: it is normal noise.
+    `limits` are by input the sizes of the tables that integers index, `sizes` usual numbers for free sizes. The same
+    seed gives the same samples. What a float input is worth in real life is not known: it is normal noise.
     """
     total = sum(SAMPLES.values())
     columns: dict[str, Column] = {
-        tensor.name: DrawnColumn(tensor, limit=limits.get(tensor.name, SMALL_INTEGERS), seed=seed, count=total)
+        tensor.name: DrawnColumn(
+            tensor,
+            (total, *(size if isinstance(size, int) else sizes.get(size, FREE_SIZE) for size in tensor.shape[1:])),
+            limit=limits.get(tensor.name, SMALL_INTEGERS),
+            seed=seed,
+        )
         for tensor in inputs
     }
     samples, splits, start = Samples(columns, None), {}, 0

@@ -22,6 +22,7 @@ from core.errors import ModelpressError
 # Tokens of a text or context of a language model whose input leaves it free.
 FREE_CONTEXT = 128
 MANY_TOKENS = 1 << 22
+MOST_TOKENS = 65_536
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,16 @@ class Samples:
 @final
 @dataclass(frozen=True)
 class Wiring:
-    """Knows the inputs of the network, if there is one yet, and how columns become them."""
+    """Knows the inputs of the network, if there is one yet, and how columns become them.
+
+    `longest` is the longest text that a network takes which leaves the length free.
+    """
 
     source: Source
     spec: DatasetSpec
     inputs: tuple[TensorDescription, ...] | None
     tokenizer: Path | None
+    longest: int = MOST_TOKENS
 
     def samples(self, arrays: SplitArrays, names: tuple[str, ...], classes: int | None) -> Samples:
         """The samples and labels of one split; raises `invalid_data`."""
@@ -226,7 +231,7 @@ class Wiring:
     def _length(self, name: str) -> int:
         tensor = self.described(name)
         size = tensor.shape[-1] if tensor is not None and len(tensor.shape) > 1 else None
-        return size if isinstance(size, int) else self.mapping(name).length or FREE_CONTEXT
+        return size if isinstance(size, int) else min(self.mapping(name).length or FREE_CONTEXT, self.longest)
 
     def _dtype(self, name: str, column: Column) -> torch.dtype:
         tensor = self.described(name)

@@ -7,9 +7,11 @@ from torch import fx, nn
 
 from core.description import TensorDescription
 from core.network.flat import make_example
+from core.network.network import Network
 
 # What an integer input without a table is drawn from.
 _SMALL_INTEGERS = 2
+_LONGEST_TEXT = 512
 
 
 def draw_inputs(
@@ -47,6 +49,33 @@ def example_of(inputs: Sequence[TensorDescription], *, batch: int, free: int = 1
 def integer_limits(graph: fx.GraphModule) -> tuple[int, ...]:
     """For each input of a lifted graph the size of the smallest table that its integers can index."""
     return tuple(_table_size(graph, node) for node in graph.graph.find_nodes(op="placeholder"))
+
+
+def longest_text(network: Network) -> int | None:
+    """The most tokens, of powers of two up to 512, that a network takes whose inputs leave their length free.
+
+    Tables of positions end somewhere, which no shape tells. None where no input is a text of free length.
+    """
+    free = {tensor.shape[1] for tensor in network.inputs if len(tensor.shape) == 2 and tensor.dtype.startswith("int")}
+    names = {size for size in free if isinstance(size, str)}
+    length = _LONGEST_TEXT if names else None
+    while length is not None and length > 1 and not _takes(network, names, length):
+        length //= 2
+    return length
+
+
+def _takes(network: Network, names: set[str], length: int) -> bool:
+    sizes = {**network.sizes, **dict.fromkeys(names, length)}
+    inputs = [
+        tensor.model_copy(update={"shape": (1, *(sizes.get(str(size), size) for size in tensor.shape[1:]))})
+        for tensor in network.inputs
+    ]
+    try:
+        with torch.no_grad():
+            network.graph(*example_of(inputs, batch=1))
+    except (RuntimeError, IndexError):
+        return False
+    return True
 
 
 def _table_size(graph: fx.GraphModule, start: fx.Node) -> int:

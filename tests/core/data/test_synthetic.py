@@ -12,7 +12,7 @@ INPUTS = (
 
 
 def draw(seed):
-    dataset = synthesise(INPUTS, {"input_ids": 50}, seed)
+    dataset = synthesise(INPUTS, {"input_ids": 50}, seed, sizes={"sequence": 32})
     return dataset, next(dataset.batches("evaluation", 64)).inputs
 
 

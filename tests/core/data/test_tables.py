@@ -214,3 +214,10 @@ def test_files_of_two_formats_or_none_are_refused(text_file, tokenizer):
         [csv, text_file("tokenizer.json", '{"model": 3}')], spec(splits={"evaluation": SplitArrays(x="text")}), BERT
     )
     assert "Some files are named" in fails([csv, text_file("test.csv", "text,label\na,0\n")], spec())
+
+
+def test_a_text_is_no_longer_than_a_model_can_take(text_file, tokenizer):
+    free = (TensorDescription(name="ids", dtype="int64", shape=("batch", "sequence")),)
+    file = text_file("test.jsonl", '{"text": "the cat", "label": 0}\n')
+    assert open_dataset([file, tokenizer], spec(), free, longest=64).inputs[0].shape == ("batch", 64)
+    assert open_dataset([file, tokenizer], spec(), free, longest=512).inputs[0].shape == ("batch", 128)

@@ -1,0 +1,183 @@
+"""Uploads larger than a runner's memory, through the real stack: peak memory of API, supervisor, runner.
+
+    python -m benchmarks.intake_large --part data --bytes 3000000000 --memory 1000000000
+
+`data`: MNIST samples as fp32 with noise, repeated to `--bytes`, as .npz and as .safetensors; inspected, then used by an
+int8 job of the demo's LeNet-5 under the same limit. Memory is what a process holds (resident minus shared with files,
+since the kernel takes pages of files back), sampled every 20 ms; of runner and supervisor that of all their processes.
+"""
+
+import argparse
+import json
+import os
+import struct
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from core.description import DatasetSpec, InputMapping, SplitArrays
+from core.resources.job import JobCreate
+from core.resources.model import DatasetCreate, ModelCreate
+from core.specs.quantize import LinearQuantization
+from core.specs.recipe import Limits, Recipe
+from launch.stack import Options
+from launch.supervisor import Supervisor
+from modelpress.client import Client
+
+DEMO = Path(__file__).parents[1] / "demo"
+MIB = 1 << 20
+SAMPLE = (1, 28, 28)
+BLOCK_ROWS = 4096
+SPEC = DatasetSpec(
+    task="classification",
+    inputs={"x": InputMapping(layout="NCHW")},
+    splits={"train": SplitArrays(x="x_train", y="y_train"), "evaluation": SplitArrays(x="x_test", y="y_test")},
+)
+Arrays = dict[str, tuple[str, tuple[int, ...], Callable[[], Iterator[bytes]]]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Uploads larger than the memory of a runner.")
+    parser.add_argument("--part", choices=["data"], default="data")
+    parser.add_argument("--bytes", type=int, default=3_000_000_000)
+    parser.add_argument("--memory", type=int, default=1_000_000_000)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+        limit = {"MODELPRESS_INSPECT_MEMORY_BYTES": str(asked.memory)}
+        with Supervisor(Options(home=Path(name) / "home", port=None, extra=limit)) as stack:
+            key = stack.start(key_name="benchmark").key
+            assert key is not None
+            with Client(stack.url, key) as client:
+                measure_data(client, Path(name), asked.bytes, asked.memory)
+
+
+def measure_data(client: Client, folder: Path, size: int, memory: int) -> None:
+    """Both formats: upload, inspection and a job."""
+    model = client.inspected(client.create_model(ModelCreate(uploads=(client.upload(DEMO / "lenet5.onnx").id,))))
+    arrays = make_arrays(size)
+    for suffix, write in ((".npz", write_npz), (".safetensors", write_safetensors)):
+        path = folder / f"large{suffix}"
+        write(path, arrays)
+        told = f"{path.name} {path.stat().st_size / 1e9:.2f} GB, limit {memory / 1e9:.2f} GB"
+        with peaks(f"{told}: upload"):
+            upload = client.upload(path)
+        path.unlink()
+        with peaks(f"{told}: inspection"):
+            asked = DatasetCreate.model_validate({**SPEC.model_dump(mode="json"), "uploads": [upload.id]})
+            dataset = client.inspected(client.create_dataset(asked))
+        assert dataset.error is None, dataset.error
+        print("  ", {name: split.samples for name, split in dataset.splits.items()}, *dataset.warnings)
+        with peaks(f"{told}: job"):
+            order = JobCreate(
+                model=model.id,
+                dataset=dataset.id,
+                recipe=Recipe(steps=(LinearQuantization(),)),
+                limits=Limits(memory_bytes=memory),
+            )
+            identifier = client.create_job(order).id
+            for _ in client.follow(identifier):
+                pass
+        job = client.job(identifier)
+        print("  ", job.state.value, job.error or (job.verdict.sentence if job.verdict else ""))
+
+
+def make_arrays(size: int) -> Arrays:
+    """Samples and labels by name: type, shape, and a way to write them block by block."""
+    with np.load(DEMO / "mnist.npz") as demo:
+        train, labels = demo["x_train"], demo["y_train"].astype(np.int64)
+        test, test_labels = demo["x_test"], demo["y_test"].astype(np.int64)
+    rows = size // (4 * int(np.prod(SAMPLE)))
+
+    def images(source: NDArray[np.uint8], count: int, seed: int) -> Iterator[bytes]:
+        for start in range(0, count, BLOCK_ROWS):
+            rng = np.random.default_rng((seed, start))
+            chosen = source[np.arange(start, min(start + BLOCK_ROWS, count)) % len(source)].astype(np.float32)
+            chosen += rng.normal(scale=4, size=chosen.shape).astype(np.float32)
+            yield ((chosen / 255 - 0.5) / 0.5).astype("<f4").tobytes()
+
+    return {
+        "x_train": ("F32", (rows, *SAMPLE), lambda: images(train, rows, 0)),
+        "y_train": ("I64", (rows,), lambda: iter([np.resize(labels, rows).astype("<i8").tobytes()])),
+        "x_test": ("F32", (len(test), *SAMPLE), lambda: images(test, len(test), 1)),
+        "y_test": ("I64", (len(test),), lambda: iter([test_labels.astype("<i8").tobytes()])),
+    }
+
+
+def write_npz(path: Path, arrays: Arrays) -> None:
+    """As `numpy.savez` would, without holding the arrays."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name, (kind, shape, blocks) in arrays.items():
+            head = BytesIO()
+            descr = {"F32": "<f4", "I64": "<i8"}[kind]
+            np.lib.format.write_array_header_1_0(head, {"descr": descr, "fortran_order": False, "shape": shape})
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                entry.write(head.getvalue())
+                for block in blocks():
+                    entry.write(block)
+
+
+def write_safetensors(path: Path, arrays: Arrays) -> None:
+    """As `safetensors` would, without holding the arrays."""
+    header, end = {}, 0
+    for name, (kind, shape, _) in arrays.items():
+        begin, end = end, end + int(np.prod(shape)) * {"F32": 4, "I64": 8}[kind]
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for _, _, blocks in arrays.values():
+            file.writelines(blocks())
+
+
+@contextmanager
+def peaks(what: str) -> Iterator[None]:
+    """Print seconds and the most memory that API, supervisors and runner held while the block ran."""
+    highest, done = {"api": 0, "supervisor": 0, "runner": 0}, threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            now = dict.fromkeys(highest, 0)
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    memory = process.memory_info()
+                    role = role_of(process)
+                except psutil.Error:
+                    continue
+                if role is not None:
+                    now[role] += memory.rss - memory.shared
+            highest.update({role: max(highest[role], held) for role, held in now.items()})
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+    told = ", ".join(f"{role} {held / MIB:.0f} MiB" for role, held in highest.items())
+    print(f"{what}: {time.monotonic() - began:.1f} s; peak {told}", flush=True)
+
+
+def role_of(process: psutil.Process) -> str | None:
+    """Which of the three a process belongs to."""
+    command = " ".join(process.cmdline())
+    if "uvicorn" in command:
+        return "api"
+    if "workers.app" in command:
+        return "supervisor"
+    return "runner" if "-m runner" in command and "confine.py" not in command else None
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
