@@ -32,7 +32,7 @@ _TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "to
 def export_onnx(network: Network, path: Path, *, probes: tuple[Tensor, ...] | None = None) -> None:
     """Write ONNX with a free batch, reload it and compare on `probes` (or seeded noise); raises `export_disagrees`."""
     program = _program(network, "onnx")
-    with _quiet(), _typed_errors():
+    with quiet(), _typed_errors():
         made = torch.onnx.export(
             program,
             dynamo=True,
@@ -53,8 +53,8 @@ def export_onnx(network: Network, path: Path, *, probes: tuple[Tensor, ...] | No
 def export_pt2(network: Network, path: Path, *, probes: tuple[Tensor, ...] | None = None) -> None:
     """Write a torch.export archive of plain ATen operators, reload it and compare; raises `export_disagrees`."""
     program = _program(network, "pt2")
-    _strip(program)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, _quiet():
+    strip_traces(program)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, quiet():
         written = Path(folder) / PT2_NAME
         torch.export.save(program, written)
         shutil.move(written, path)
@@ -81,13 +81,14 @@ def _program(network: Network, flavour: Flavour) -> ExportedProgram:
         {axis: Dim.DYNAMIC for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
         for tensor in network.inputs
     )
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         return torch.export.export(
             expand(network, flavour), example_inputs(network, EXAMPLE_BATCH), dynamic_shapes=shapes, strict=False
         )
 
 
-def _strip(program: ExportedProgram) -> None:
+def strip_traces(program: ExportedProgram) -> None:
+    """Drop the example, and what nodes tell of where and how the code lay."""
     program.example_inputs = None
     for module in program.graph_module.modules():
         if isinstance(module, fx.GraphModule):
@@ -106,7 +107,7 @@ def _typed_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Exporters talk a lot; none of it is about the user's model."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

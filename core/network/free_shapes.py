@@ -8,7 +8,7 @@ from torch import fx
 
 from core.description import TensorDescription
 from core.errors import ModelpressError
-from core.network.flat import FlatProgram, trace_shapes
+from core.network.flat import FlatProgram, make_example, trace_shapes
 
 Shapes = list[tuple[int, ...]]
 
@@ -50,14 +50,21 @@ def _free_names(inputs: Sequence[TensorDescription]) -> list[str]:
 
 def _shapes_at(flat: FlatProgram, name: str, doubled_names: set[str]) -> tuple[int, Shapes] | None:
     """Twice the size of `name`, and the shapes of the outputs there; None where the graph does not take that."""
-    inputs, doubled = [], 0
-    for value, tensor in zip(flat.inputs, flat.example, strict=True):
-        shape = [
-            2 * size if named in doubled_names else size for named, size in zip(value.shape, tensor.shape, strict=True)
-        ]
-        doubled = next((size for named, size in zip(value.shape, shape, strict=True) if named == name), doubled)
-        inputs.append(torch.zeros(shape, dtype=tensor.dtype, device="meta"))
+    shapes = [
+        [2 * size if named in doubled_names else size for named, size in zip(value.shape, tensor.shape, strict=True)]
+        for value, tensor in zip(flat.inputs, flat.example, strict=True)
+    ]
+    doubled = next(
+        size
+        for value, shape in zip(flat.inputs, shapes, strict=True)
+        for named, size in zip(value.shape, shape, strict=True)
+        if named == name
+    )
     try:
+        inputs = [
+            make_example(value.name, shape, tensor.dtype)
+            for value, shape, tensor in zip(flat.inputs, shapes, flat.example, strict=True)
+        ]
         values = trace_shapes(flat.graph, inputs)
     except ModelpressError:
         return None

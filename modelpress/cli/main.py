@@ -4,9 +4,11 @@ import sys
 
 import typer
 
+from core.errors import ModelpressError
 from launch.process import LaunchError
 from modelpress.cli import jobs, local, output, service
 from modelpress.cli.credentials import NoKeyError
+from modelpress.cli.export import export
 from modelpress.cli.upload import upload
 from modelpress.connection import ApiError, UnreachableError
 from modelpress.download import WrongBytesError
@@ -18,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (local.up, local.demo, upload, jobs.run, jobs.verdict, jobs.get, jobs.cancel, service.methods):
+for command in (local.up, local.demo, export, upload, jobs.run, jobs.verdict, jobs.get, jobs.cancel, service.methods):
     app.command()(command)
 app.add_typer(service.keys_app, name="keys")
 app.command()(service.login)
@@ -30,6 +32,9 @@ def main() -> None:
         app()
     except ApiError as error:
         output.complain_problem(error.problem)
+        sys.exit(output.REFUSED)
+    except ModelpressError as error:
+        output.complain(error.code, error.detail, hint=error.hint)
         sys.exit(output.REFUSED)
     except UnreachableError as error:
         output.complain("unreachable", str(error), hint="Is the service up? `modelpress up` starts one here.")
