@@ -168,7 +168,7 @@ def _reporting(what: str) -> Iterator[None]:
         yield
     except MemoryError:
         raise
-    except BaseException as error:
+    except BaseException as error:  # Panics of a Rust library are no Exception; others go on below.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise ModelpressError("invalid_data", f"tokenizer.json {what}: {str(error)[:200]}") from error
