@@ -16,9 +16,10 @@ from torch.utils._pytree import tree_leaves
 from core.description import TensorDescription
 from core.errors import ModelpressError
 from core.network.batch import TOLERANCE, largest_finite
-from core.network.export import PT2_NAME, export_onnx, quiet, strip_traces
+from core.network.export import PT2_NAME, export_onnx, strip_traces
 from core.network.inspect import read
 from core.network.network import Network
+from core.network.silence import silence
 
 Example = Tensor | Sequence[Tensor] | Mapping[str, Tensor]
 # What a model raises when it is traced; torch's own errors are RuntimeErrors.
@@ -51,7 +52,7 @@ def capture(model: nn.Module, example_inputs: Example, path: Path) -> Captured:
     if path.suffix not in (".pt2", ".onnx"):
         raise ModelpressError("invalid_request", f"{path.name} does not end in .pt2 or .onnx.")
     args, kwargs = _clone(example_inputs)
-    with _evaluating(model), torch.no_grad(), quiet():
+    with _evaluating(model), torch.no_grad(), silence():
         expected = _tensors(_call(model, args, kwargs))
         network = _write(_trace(model, args, kwargs), path)
     inputs = [*args, *kwargs.values()]
@@ -123,7 +124,7 @@ def _write(program: ExportedProgram, path: Path) -> Network:
     """Write and read again; an operator that is not read is told by the line of the code that calls it."""
     lines = {node.name: _user_line(str(node.meta.get("stack_trace", ""))) for node in program.graph.nodes}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, quiet():
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, silence():
         written = Path(folder) / PT2_NAME
         strip_traces(program)
         torch.export.save(program, written)

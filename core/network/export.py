@@ -1,10 +1,8 @@
 """Writes a network to the files that users get: `.onnx`, `.pt2`, `.safetensors`."""
 
 import json
-import logging
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +19,7 @@ from core.network.export_check import check_onnx, check_pt2
 from core.network.export_compact import compact_onnx
 from core.network.export_graph import EXAMPLE_BATCH, Flavour, example_inputs, expand
 from core.network.network import Network
+from core.network.silence import silence
 
 OPSET = 20
 # The name inside the archive comes from the file's stem, so bytes are the same only under one stem.
@@ -32,7 +31,7 @@ _TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "to
 def export_onnx(network: Network, path: Path, *, probes: tuple[Tensor, ...] | None = None) -> None:
     """Write ONNX with a free batch, reload it and compare on `probes` (or seeded noise); raises `export_disagrees`."""
     program = _program(network, "onnx")
-    with quiet(), _typed_errors():
+    with silence(), _typed_errors():
         made = torch.onnx.export(
             program,
             dynamo=True,
@@ -54,7 +53,7 @@ def export_pt2(network: Network, path: Path, *, probes: tuple[Tensor, ...] | Non
     """Write a torch.export archive of plain ATen operators, reload it and compare; raises `export_disagrees`."""
     program = _program(network, "pt2")
     strip_traces(program)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder, quiet():
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder, silence():
         written = Path(folder) / PT2_NAME
         torch.export.save(program, written)
         shutil.move(written, path)
@@ -81,7 +80,7 @@ def _program(network: Network, flavour: Flavour) -> ExportedProgram:
         {axis: Dim.DYNAMIC for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
         for tensor in network.inputs
     )
-    with quiet(), torch.no_grad():
+    with silence(), torch.no_grad():
         return torch.export.export(
             expand(network, flavour), example_inputs(network, EXAMPLE_BATCH), dynamic_shapes=shapes, strict=False
         )
@@ -104,19 +103,3 @@ def _typed_errors() -> Iterator[None]:
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ModelpressError("unsupported_operator", f"An operator cannot be written as ONNX: {reason}") from error
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters talk a lot; none of it is about the user's model."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

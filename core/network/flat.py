@@ -1,10 +1,8 @@
 """The flat graph: what every reader makes and `lift` takes, ATen calls over weights named as the user named them."""
 
-import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -16,6 +14,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 
 from core.description import TensorDescription
 from core.errors import ModelpressError
+from core.network.silence import silence
 
 # A value larger than this is refused before anything computes it.
 MAX_VALUE_BYTES = 4 * 1024**3
@@ -139,21 +138,9 @@ def trace_shapes(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> dict[
     do not fit.
     """
     interpreter = _ShapeInterpreter(graph)
-    with _quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+    with silence(), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
         interpreter.run(*(mode.from_tensor(tensor) for tensor in inputs))
     return interpreter.values
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Torch logs a whole trace where shapes do not fit; the error is told in one sentence."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 class _ShapeInterpreter(fx.Interpreter):

@@ -2,10 +2,7 @@
 
 import importlib
 import json
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast, final
 
@@ -22,6 +19,7 @@ from core.network.hf_folder import HfFolder
 from core.network.hf_inputs import HfInput, inputs_of
 from core.network.hf_kinds import TASKS, Kind, kind_of
 from core.network.safetensors_header import DTYPES
+from core.network.silence import silence
 
 _PREFIX = "model."
 _ERRORS = (
@@ -68,7 +66,7 @@ class HfModel:
 def build_hf(folder: HfFolder) -> HfModel:
     """Build the model of a folder in fp32; raises `unsupported_graph` where it cannot be."""
     _refuse_absurd(folder.config)
-    with _quiet():
+    with silence("transformers"):
         transformers = importlib.import_module("transformers")
         mappings = importlib.import_module("transformers.models.auto.modeling_auto")
         kind = kind_of(folder.config, {task: getattr(mappings, name) for task, name in TASKS.items()})
@@ -87,7 +85,7 @@ def read_hf(model: HfModel, folder: HfFolder) -> FlatProgram:
     Raises `unsupported_graph` where it cannot be traced, `corrupt_file` where it uses weights that are not there.
     """
     example = tuple(entry.example() for entry in model.inputs)
-    with _quiet():
+    with silence("transformers"):
         program = _trace(model, example)
         graph = flatten_exported(program, _PREFIX)
     graph.graph.eliminate_dead_code()
@@ -177,22 +175,6 @@ def _refuse_absurd(config: object, depth: int = 0) -> None:
         if ("layer" in key or "depth" in key or "blocks" in key) and any(number > MAX_LAYERS for number in numbers):
             raise ModelpressError("unsupported_graph", f"config.json states {key[:100]} = {str(value)[:100]}.")
         _refuse_absurd(value, depth + 1)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """The library talks of what it does; none of it is about the user's model."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "torch.export", "torch.fx")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def _line(error: Exception | None) -> str:
