@@ -81,10 +81,14 @@ class Archive:
                 with self._open(name) as file:
                     check_saved_tensors(file, name)
 
+    def sample_bytes(self) -> int:
+        """Bytes of the inputs that the network was exported with; whole storages, of which they may be a small part."""
+        samples = [name for name in self.names if name.startswith("data/sample_inputs/")]
+        return sum(self._zip.getinfo(self._root + name).file_size for name in samples)
+
     def superfluous_bytes(self) -> int:
         """Bytes that no network needs: the sample inputs and the remarks on each node."""
-        samples = [name for name in self.names if name.startswith("data/sample_inputs/")]
-        return sum(self._zip.getinfo(self._root + name).file_size for name in samples) + sum(
+        return self.sample_bytes() + sum(
             len(self.read(name)) - len(json.dumps(_without_metadata(self.read_json(name))))
             for name in self.names
             if name.startswith("models/")

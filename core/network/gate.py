@@ -5,27 +5,13 @@ from typing import Literal
 
 from core.errors import ModelpressError
 from core.network.archive import Archive
+from core.network.foreign import FROM_OTHER_TORCH, foreign_zip, nothing_known, refuse_foreign
 from core.network.hf_folder import check_files
 from core.network.upload import Files, as_files
 from core.network.zip_directory import open_zip
 
 Format = Literal["onnx", "pt2", "hf"]
 
-_TO_ONNX = "In your own program call `torch.onnx.export(model.eval(), (example,), 'model.onnx', dynamo=True)`."
-_TO_PT2 = "In your own program call `torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')`."
-_TF_TO_ONNX = "Convert it at home, for instance with `python -m tf2onnx.convert --output model.onnx`."
-_MAGICS: tuple[tuple[bytes, int, str, str], ...] = (
-    (b"\x80\x02", 0, "a pickle (a checkpoint of PyTorch or another program)", _TO_PT2),
-    (b"\x80\x03", 0, "a pickle", _TO_PT2),
-    (b"\x80\x04", 0, "a pickle", _TO_PT2),
-    (b"\x80\x05", 0, "a pickle", _TO_PT2),
-    (b"\x89HDF\r\n\x1a\n", 0, "an HDF5 file (Keras weights or model)", _TF_TO_ONNX),
-    (b"TFL3", 4, "a TensorFlow Lite model", _TF_TO_ONNX),
-    (b"GGUF", 0, "a GGUF file", "Export the original network to ONNX."),
-    (b"\x93NUMPY", 0, "a NumPy array", "Arrays are uploaded as data sets, as .npz."),
-    (b"\x1f\x8b", 0, "a gzip archive", "Unpack it and upload the model file alone."),
-    (b"ustar", 257, "a tar archive", "Unpack it and upload the model file alone."),
-)
 # Field numbers and wire types of ModelProto (onnx.proto): 0 varint, 2 length-delimited.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 
@@ -63,13 +49,9 @@ def _recognise_file(path: Path) -> Format:
         head = file.read(512)
     if head[:2] == b"PK":
         return _recognise_zip(path)
-    for magic, offset, kind, hint in _MAGICS:
-        if head[offset : offset + len(magic)] == magic:
-            raise _unknown(kind, hint)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-        raise _unknown("a safetensors file, which holds weights without a network", _TO_ONNX)
+    refuse_foreign(head, path.stat().st_size)
     if not _starts_like_onnx(head):
-        raise _unknown("no model that is known here", _TO_ONNX)
+        raise nothing_known()
     return "onnx"
 
 
@@ -82,22 +64,12 @@ def _recognise_zip(path: Path) -> Format:
     if "archive_format" in leaves:
         return "pt2"
     if "serialized_exported_program.json" in leaves:
-        raise ModelpressError("unsupported_version", "This .pt2 file was written by torch 2.8 or older.", hint=_TO_PT2)
-    if "constants.pkl" in leaves:
-        raise _unknown("a TorchScript archive", _TO_PT2)
-    if "data.pkl" in leaves:
-        raise _unknown("a PyTorch checkpoint (.pt or .pth), which can run code when it is opened", _TO_PT2)
-    if "config.json" in leaves and any(name.endswith((".safetensors", ".bin")) for name in leaves):
+        raise ModelpressError(
+            "unsupported_version", "This .pt2 file was written by torch 2.8 or older.", hint=FROM_OTHER_TORCH
+        )
+    if "config.json" in leaves and any(name.endswith(".safetensors") for name in leaves):
         return "hf"
-    if "model.weights.h5" in leaves:
-        raise _unknown("a Keras model", _TF_TO_ONNX)
-    if any(name.endswith(".npy") for name in leaves):
-        raise _unknown("a file of NumPy arrays (.npz)", "Upload it as a data set, and the network as .onnx or .pt2.")
-    raise _unknown("a zip archive without a model that is known here", "Upload the model file alone, not zipped.")
-
-
-def _unknown(kind: str, hint: str) -> ModelpressError:
-    return ModelpressError("unknown_format", f"The file is {kind}.", hint=hint)
+    raise foreign_zip(leaves)
 
 
 def _starts_like_onnx(head: bytes) -> bool:

@@ -1,5 +1,6 @@
 """Reading a model file (gate, reader, lift, batch), and inspection, which adds parity and the description."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -26,6 +27,9 @@ from core.network.read_onnx import read_onnx
 from core.network.read_pt2 import read_pt2
 from core.network.strip import strip_onnx
 from core.network.upload import Files, as_files
+
+# Sample inputs of more bytes than this are told of.
+MUCH_BYTES = 1_000_000
 
 
 def read(source: Path | Files, seed: int = 0) -> Network:
@@ -74,7 +78,7 @@ def _inspect_network(files: Files, seed: int) -> ModelDescription:
         operators=described.operators,
         parity=parity,
         metadata=network.metadata,
-        warnings=_warnings(network),
+        warnings=(*_warnings(network), *_hidden(opened, files)),
     )
 
 
@@ -153,6 +157,19 @@ def _stripped_bytes(opened: _Opened, files: Files) -> int:
     path = _only(files)
     with Archive(path) as archive:
         return path.stat().st_size - archive.superfluous_bytes()
+
+
+def _hidden(opened: _Opened, files: Files) -> Iterator[str]:
+    """What a file carries besides the network, where it is much."""
+    if opened.format != "pt2":
+        return
+    with Archive(_only(files)) as archive:
+        samples = archive.sample_bytes()
+    if samples > MUCH_BYTES:
+        yield (
+            f"The file carries the inputs that it was exported with, {samples / 1e6:,.1f} MB of data of yours that no "
+            "network needs; artifacts are written without them. Export with `example.clone()`, or `modelpress export`."
+        )
 
 
 def _warnings(network: Network) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from core.errors import ModelpressError
 from core.network.archive import Archive
 from core.network.aten_operators import resolve
 from core.network.flat import FlatProgram, dominant_dtype, is_assertion, is_path, make_example, place, safe_path
+from core.network.foreign import FROM_OTHER_TORCH
 from core.network.pt2_arguments import decode, lookup, single, symbol, widened
 from core.network.pt2_schema import ExportedProgram, Node, TensorMeta, Union
 from core.network.pt2_weights import STORED_DTYPES, plain_size, read_weights
@@ -30,7 +31,8 @@ def read_pt2(path: Path) -> FlatProgram:
     with Archive(path) as archive:
         stated = [archive.read(name)[:20].strip() for name in ("archive_format", "archive_version", "byteorder")]
         if stated != [b"pt2", b"0", b"little"]:
-            raise ModelpressError("unsupported_version", "The .pt2 archive is of another version or byte order.")
+            sentence = "The .pt2 archive is of another version or byte order than torch 2.13 writes."
+            raise ModelpressError("unsupported_version", sentence, hint=FROM_OTHER_TORCH)
         models = sorted(name for name in archive.names if name.startswith("models/"))
         if len(models) != 1:
             raise ModelpressError("unsupported_graph", f"The .pt2 archive holds {len(models)} programs instead of one.")
@@ -61,7 +63,10 @@ def _read_program(archive: Archive, name: str) -> ExportedProgram:
         raise ModelpressError("corrupt_file", sentence) from error
     if program.schema_version.major != SCHEMA_MAJOR:
         raise ModelpressError(
-            "unsupported_version", f"The program is of schema {program.schema_version.major}, not {SCHEMA_MAJOR}."
+            "unsupported_version",
+            f"The program was written by torch {program.torch_version[:50]}, in schema {program.schema_version.major} "
+            f"instead of the {SCHEMA_MAJOR} of torch 2.13.",
+            hint=FROM_OTHER_TORCH,
         )
     return program
 

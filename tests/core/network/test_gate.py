@@ -1,9 +1,11 @@
 """What the gate takes a file for, by its content."""
 
+import gzip
 import io
 import json
 import pickle
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -35,6 +37,13 @@ def npz() -> bytes:
     return buffer.getvalue()
 
 
+def tarred() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("model.onnx"))
+    return buffer.getvalue()
+
+
 def safetensors() -> bytes:
     header = json.dumps({"w": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}).encode()
     return struct.pack("<Q", len(header)) + header
@@ -52,6 +61,12 @@ def safetensors() -> bytes:
         (b"\x89HDF\r\n\x1a\n" + b"\0" * 100, "HDF5"),
         (b"\x1c\0\0\0TFL3" + b"\0" * 100, "TensorFlow Lite"),
         (b"GGUF\x03\0\0\0", "GGUF"),
+        (b"\x08\x01\x12\xa4\x9f\x02\x0a\x05" + b"\0" * 99, "SavedModel"),
+        (zipped("net/saved_model.pb", "net/variables/variables.index"), "SavedModel"),
+        (b"\x0a\x1f\x0a\x01x\x12\x0bPlaceholder" + b"\0" * 99, "frozen graph"),
+        (tarred(), "tar"),
+        (gzip.compress(b"x"), "gzip"),
+        (zipped("config.json", "pytorch_model.bin"), "Hugging Face"),
         (zipped("readme.txt"), "zip"),
         (b"#!/bin/sh\necho hello\n", "no model"),
         (b"", "no model"),

@@ -1,5 +1,7 @@
 """`.pt2` files of small networks, exported in several ways, against the module that they came from."""
 
+import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -131,3 +133,27 @@ def test_stripped_bytes_leave_out_sample_inputs(save_pt2) -> None:
     path = save_pt2(large, torch.zeros(50, 3, 400))
     assert path.stat().st_size > 200_000
     assert abs(inspect(path).bytes_stripped - few) < 1000
+
+
+def test_sample_inputs_that_carry_much_more_are_told_of(save_pt2) -> None:
+    large = torch.randn(100_000, 4)
+    assert inspect(save_pt2(nn.Linear(4, 2), large[:2].clone())).warnings == ()
+    (warning,) = inspect(save_pt2(nn.Linear(4, 2), large[:2])).warnings
+    assert "1.6 MB" in warning
+
+
+def test_a_pt2_of_another_schema_is_refused_with_the_command(tmp_path: Path, save_pt2) -> None:
+    path = save_pt2(nn.Linear(4, 2), torch.randn(2, 4))
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "old.pt2", "w") as changed:
+        for entry in archive.infolist():
+            data = archive.read(entry)
+            if "/models/" in entry.filename:
+                program = json.loads(data)
+                program["schema_version"]["major"] = 7
+                program["torch_version"] = "2.10.0"
+                data = json.dumps(program).encode()
+            changed.writestr(entry.filename, data)
+    with pytest.raises(ModelpressError, match=r"torch 2\.10\.0") as raised:
+        read(tmp_path / "old.pt2")
+    assert raised.value.code == "unsupported_version"
+    assert "torch.export.load" in raised.value.hint
