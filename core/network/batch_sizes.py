@@ -60,6 +60,7 @@ class _Rewriter(fx.Interpreter):
         self.probe = 2 * self.size + 1
         self.inputs = [tensor.new_zeros((self.probe, *tensor.shape[1:])) for tensor in example]
         self.choices = choices
+        self.varying = _reached(placeholders)
         # The choice made at each view that could be read in several ways, and how many there were.
         self.made: list[tuple[int, int]] = []
         # Where the batch shares a dimension: how many elements of that dimension lie inside one step of the batch.
@@ -88,6 +89,8 @@ class _Rewriter(fx.Interpreter):
             self.adapt_fill(n)
         elif n.target in _JOINS:
             self.adapt_join(n)
+        elif n.target is aten.index.Tensor:
+            self.adapt_index(n)
         if n.target not in _VIEWS:
             self.inherit(n)
         return super().run_node(n)
@@ -130,6 +133,36 @@ class _Rewriter(fx.Interpreter):
         self.inner[node] = stride // _strides(target)[position]
         target[position] = -1
         node.update_arg(1, target)
+
+    def adapt_index(self, node: fx.Node) -> None:
+        """Count through as many samples as there are, where a stored index counts through `size`."""
+        source, indices = cast("fx.Node", node.args[0]), list(cast("list[fx.Node | None]", node.args[1]))
+        before, now = self.shapes(source)
+        for position, index in enumerate(indices):
+            if index is None or index in self.varying:
+                continue
+            value = cast("torch.Tensor", self.env[index])
+            holds_batch = before[position] == self.size and now[position] == self.probe
+            axes = counting_axes(value, self.size) if holds_batch else []
+            with node.graph.inserting_before(node):
+                if axes:
+                    axis = self.choose(axes)
+                    counted = self.insert(aten.arange.default, self.batch)
+                    shape = [-1 if other == axis else 1 for other in range(value.dim())]
+                    shaped = self.insert(aten.reshape.default, counted, shape)
+                    sizes = [-1 if other == axis else length for other, length in enumerate(value.shape)]
+                    indices[position] = self.insert(aten.expand.default, shaped, sizes)
+                elif self.size > 1:
+                    for axis in repeating_axes(value, self.size):
+                        indices[position] = self.insert(aten.slice.Tensor, indices[position], axis, 0, 1)
+        node.update_arg(1, indices)
+
+    def insert(self, target: Target, *args: Argument) -> fx.Node:
+        """A new call, made where the graph inserts now, with its value at `probe` samples."""
+        made = self.graph.call_function(cast("torch._ops.OpOverload", target), args)
+        values = fx.map_arg(args, cast("dict[fx.Node, Argument]", self.env).__getitem__)
+        self.env[made] = self.call_function(target, values, {})
+        return made
 
     def choose(self, positions: list[int]) -> int:
         """The position that this run tries."""
@@ -181,6 +214,35 @@ class _Rewriter(fx.Interpreter):
                     cast("Target", aten.expand.default), (self.env[part], [self.probe, *shape[1:]]), {}
                 )
         node.update_arg(0, parts)
+
+
+def counting_axes(value: torch.Tensor, size: int) -> list[int]:
+    """The axes along which integers are 0, 1, … `size` - 1, and the same everywhere else."""
+    return [
+        axis
+        for axis, length in enumerate(value.shape)
+        if length == size and bool((value.movedim(axis, -1) == torch.arange(size)).all())
+    ]
+
+
+def repeating_axes(value: torch.Tensor, size: int) -> list[int]:
+    """The axes of length `size` along which nothing changes."""
+    return [
+        axis
+        for axis, length in enumerate(value.shape)
+        if length == size and bool((value == value.narrow(axis, 0, 1)).all())
+    ]
+
+
+def _reached(starts: Sequence[fx.Node]) -> set[fx.Node]:
+    """All nodes that follow from some of them."""
+    seen, waiting = set(starts), list(starts)
+    while waiting:
+        for user in waiting.pop().users:
+            if user not in seen:
+                seen.add(user)
+                waiting.append(user)
+    return seen
 
 
 def _positions(target: list[int], stride: int, size: int, kept: set[tuple[int, int]]) -> list[int]:

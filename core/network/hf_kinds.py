@@ -22,7 +22,7 @@ rembert roberta roformer squeezebert xlm-roberta
 bloom codegen falcon gemma gemma2 gemma3_text gpt2 gpt_bigcode gpt_neo gpt_neox gptj granite llama mistral mpt olmo
 olmo2 opt phi phi3 qwen2 qwen3 smollm3 stablelm starcoder2
 beit bit convnext convnextv2 cvt data2vec-vision deit dinov2 dinov2_with_registers efficientnet focalnet hiera ijepa
-levit mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 poolformer pvt pvt_v2 regnet resnet segformer swiftformer swin
+levit mobilenet_v1 mobilenet_v2 mobilevitv2 poolformer pvt pvt_v2 regnet resnet segformer swiftformer swin
 swinv2 vit vit_msn
 audio-spectrogram-transformer data2vec-audio hubert sew sew-d unispeech unispeech-sat wav2vec2 wav2vec2-conformer
 wavlm whisper

@@ -11,6 +11,8 @@ from core.network.network import Network
 
 # What an integer input without a table is drawn from.
 _SMALL_INTEGERS = 2
+# Positions counted from a mask index a table too, but the mask itself does not.
+_COMPUTED = (torch.ops.aten.cumsum.default, torch.ops.aten.mul.Tensor)
 _LONGEST_TEXT = 512
 
 
@@ -86,7 +88,7 @@ def _table_size(graph: fx.GraphModule, start: fx.Node) -> int:
             module = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
             if isinstance(module, nn.Embedding):
                 sizes.append(module.num_embeddings)
-            elif module is None and user not in seen:
+            elif module is None and user not in seen and user.target not in _COMPUTED:
                 seen.add(user)
                 waiting.append(user)
     return min(sizes, default=_SMALL_INTEGERS)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 
 from core.network.batch import free_batch
@@ -93,3 +94,45 @@ def test_inputs_without_a_common_first_dimension_fix_the_batch(save_pt2) -> None
 def test_nothing_is_rewritten_when_the_batch_is_free_already() -> None:
     graph = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 2)))
     assert free_batch(graph, (torch.zeros(2, 4),), declared=True, seed=0).graph is graph
+
+
+class Positional(nn.Module):
+    """A model of transformers as its documentation exports it."""
+
+    def __init__(self, model: nn.Module, *names: str) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
+
+
+def transformer(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    small = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    if name == "vit":
+        config = transformers.ViTConfig(**small, image_size=16, patch_size=8)
+        return Positional(transformers.ViTForImageClassification(config), "pixel_values"), (torch.randn(3, 3, 16, 16),)
+    ids = torch.randint(0, 50, (3, 7))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    if name == "bert":
+        model = transformers.BertForSequenceClassification(transformers.BertConfig(**small, vocab_size=50))
+        return Positional(model, "input_ids", "attention_mask"), (ids, mask)
+    config = transformers.GPT2Config(
+        vocab_size=50, n_embd=16, n_layer=2, n_head=2, n_positions=32, bos_token_id=1, eos_token_id=2, use_cache=False
+    )
+    return Positional(transformers.GPT2LMHeadModel(config), "input_ids", "attention_mask"), (ids, mask)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("form", ["pt2", "onnx"])
+@pytest.mark.parametrize("name", ["vit", "bert", "gpt2"])
+def test_a_default_export_of_a_transformer_is_freed(name: str, form: str, batch: int, save_pt2, save_onnx) -> None:
+    torch.manual_seed(0)
+    module, inputs = transformer(name)
+    save = save_pt2 if form == "pt2" else save_onnx
+    network = read(save(module, *(tensor[:batch] for tensor in inputs), dynamic=False))
+    assert network.batch == "freed", network.batch_reason
+    with torch.no_grad():
+        torch.testing.assert_close(network.graph(*inputs), module.eval()(*inputs), rtol=1e-4, atol=1e-5)
