@@ -11,8 +11,8 @@ from core.network.network import Network
 
 # What an integer input without a table is drawn from.
 _SMALL_INTEGERS = 2
-# Positions counted from a mask index a table too, but the mask itself does not.
-_COMPUTED = (torch.ops.aten.cumsum.default, torch.ops.aten.mul.Tensor)
+# What is counted from a mask, or is its size, may lead to a table that the mask itself does not index.
+_COMPUTED = (torch.ops.aten.cumsum.default, torch.ops.aten.mul.Tensor, torch.ops.aten.sym_size.int)
 _LONGEST_TEXT = 512
 
 
