@@ -14,22 +14,24 @@ from core.network.read_onnx import read_onnx
 from core.network.read_pt2 import read_pt2
 
 TEXT = "g (float[n,4] x) => (float[n,3] y) { h = Gemm<transB=1>(x, fc__weight) [act] r = Relu(h) y = Neg(r) }"
+# Opposite rows: of each input one is above zero and one below, so that no sample hides behind the Relu.
+ALIVE = torch.tensor([[1.0, 0.5, -0.5, 0.25], [-1.0, -0.5, 0.5, -0.25], [0.5, 1.0, 1.0, -1.0]])
 
 
 def test_a_changed_weight_is_seen(write_onnx) -> None:
-    path = write_onnx(TEXT, fc__weight=torch.randn(3, 4))
+    path = write_onnx(TEXT, fc__weight=ALIVE)
     network, model = read(path), open_onnx(path)
     flat = read_onnx(model)
     assert check_onnx_parity(network, flat, model, seed=0).reference.startswith("onnxruntime")
     with torch.no_grad():
-        network.graph.get_submodule("fc").weight[0, 0] += 0.01
+        network.graph.get_submodule("fc").weight[:2] *= 1.01
     with pytest.raises(ModelpressError) as raised:
         check_onnx_parity(network, flat, model, seed=0)
     assert raised.value.code == "parity_lost"
 
 
 def test_the_first_node_that_differs_is_named(write_onnx, monkeypatch) -> None:
-    path = write_onnx(TEXT, fc__weight=torch.randn(3, 4))
+    path = write_onnx(TEXT, fc__weight=ALIVE)
     wrong = Operator(lambda _call, x: torch.nn.functional.leaky_relu(x))
     monkeypatch.setitem(OPERATORS, "Relu", wrong)
     description = inspect(path)
