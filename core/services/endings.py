@@ -46,11 +46,15 @@ def end_job(session: Session, job: JobRow, state: JobState, failure: Failure | N
     events.emit(session, f"job.{state}", job, state=state, summary=summary)
 
 
-def end_inspection(session: Session, row: ModelRow | DatasetRow, failure: Failure | None) -> None:
-    """The inspection has an answer: `ready`, or `rejected` with the failure."""
+def end_inspection(
+    session: Session, row: ModelRow | DatasetRow, failure: Failure | None, *, silent: bool = False
+) -> None:
+    """The inspection has an answer: `ready`, or `rejected` with the failure; `silent` where that is no news."""
     row.state = InspectionState.REJECTED if failure else InspectionState.READY
     row.error = _dump(failure) if failure else None
     _let_go(row)
+    if silent:
+        return
     if isinstance(row, ModelRow):
         kind, summary = "model", models.summary_of(row)
     else:

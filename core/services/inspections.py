@@ -38,11 +38,12 @@ def claim(session: Session, worker: str) -> InspectionClaim | None:
 
 
 def accept(session: Session, lease: Lease, description: ModelDescription | DatasetDescription) -> None:
-    """The model or data set is ready; raises LeaseLost."""
+    """The model or data set is ready; an event tells it once, not after every newer inspector. Raises LeaseLost."""
     row = guard_inspection(session, lease)
+    was_ready = row.inspector_version is not None
     row.description = description.model_dump(mode="json")
     row.inspector_version = description.inspector_version
-    endings.end_inspection(session, row, None)
+    endings.end_inspection(session, row, None, silent=was_ready)
 
 
 def reject(session: Session, lease: Lease, failure: Failure) -> None:

@@ -103,7 +103,25 @@ def test_descriptions_of_an_older_inspector_are_remade(tenant: str) -> None:
     with transaction() as session:
         assert sweeps.sweep(session).outdated == 1
         assert sweeps.sweep(session).outdated == 0
-    assert claim().lease.id == model
+    lease = claim().lease
+    assert lease.id == model
+    with transaction() as session:
+        inspections.accept(session, lease, described_model())
+    with transaction() as session:
+        assert models.get(session, tenant, model).state == "ready"
+    assert event_types() == []
+
+
+def test_a_newer_inspector_that_rejects_is_news(tenant: str) -> None:
+    make_model(tenant)
+    with transaction() as session:
+        session.execute(text("UPDATE models SET inspector_version = 0"))
+    with transaction() as session:
+        sweeps.sweep(session)
+    lease = claim().lease
+    with transaction() as session:
+        inspections.reject(session, lease, Failure(code="unsafe_file", detail="No."))
+    assert event_types() == ["model.rejected"]
 
 
 def test_words_of_an_older_inspector_are_no_error(tenant: str) -> None:
