@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/path_int8.py --shared ../shared --out path_int8.json
 
 Bytes are of files stripped alike, quality is from the files in onnxruntime with its paired 95 % interval, latency is
-interleaved with rotating order over fresh sessions, memory is planned and measured as in a verdict.
+interleaved in drawn orders over blocks of fresh sessions, memory is planned and measured as in a verdict.
 """
 
 import argparse
@@ -11,11 +11,10 @@ import hashlib
 import json
 import logging
 import os
-import statistics
+import random
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +38,7 @@ from core.specs.recipe import Constraints, Recipe, Target
 
 SAMPLES = 512
 BATCHES = (1, 32)
-BLOCKS, RUNS = 5, 40
+BLOCKS, RUNS = 20, 10
 BURST_NS = 2_000_000
 CIFAR = InputMapping(layout="NHWC", scale=1 / 255, mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616))
 FASHION = InputMapping(layout="NHW", scale=1 / 255, mean=(0.5,), std=(0.5,))
@@ -102,12 +101,18 @@ def make_files(model: Path, data: Path, spec: DatasetSpec, work: Path) -> tuple[
     return files, dataset
 
 
-def time_files(files: dict[str, Path], dataset: Dataset, batch: int) -> dict[str, list[float]]:
-    """Milliseconds of every run by file; each block has fresh sessions, each round another order."""
-    times: dict[str, list[float]] = {name: [] for name in files}
+def time_files(files: dict[str, Path], dataset: Dataset, batch: int) -> dict[str, list[list[float]]]:
+    """Milliseconds by file, block and run; each block has fresh sessions, made and called in orders drawn anew.
+
+    What a session is slow by depends on where its memory fell and on who ran before it, so neither may be fixed.
+    """
+    times: dict[str, list[list[float]]] = {name: [] for name in files}
+    drawn = random.Random(0)
+    names = list(files)
+    feed = make_feed(open_session(files["original"], 1), dataset, batch)
     for _ in range(BLOCKS):
-        sessions = {name: open_session(path, 1) for name, path in files.items()}
-        feed = make_feed(sessions["original"], dataset, batch)
+        drawn.shuffle(names)
+        sessions = {name: open_session(files[name], 1) for name in names}
         calls = {}
         for name, session in sessions.items():
             for _ in range(5):
@@ -115,28 +120,23 @@ def time_files(files: dict[str, Path], dataset: Dataset, batch: int) -> dict[str
             start = time.perf_counter_ns()
             session.run(None, feed)
             calls[name] = max(BURST_NS // max(time.perf_counter_ns() - start, 1), 1)
-        for order in rotations(list(files), RUNS):
-            for name in order:
+            times[name].append([])
+        for _ in range(RUNS):
+            drawn.shuffle(names)
+            for name in names:
                 session = sessions[name]
                 # The first call pays for what the others drove out of the caches.
                 session.run(None, feed)
                 start = time.perf_counter_ns()
                 for _ in range(calls[name]):
                     session.run(None, feed)
-                times[name].append((time.perf_counter_ns() - start) / calls[name] / 1e6)
+                times[name][-1].append((time.perf_counter_ns() - start) / calls[name] / 1e6)
     return times
 
 
-def rotations(names: list[str], rounds: int) -> Iterator[list[str]]:
-    for number in range(rounds):
-        shift = number % len(names)
-        turned = names[shift:] + names[:shift]
-        yield turned if number % 2 else turned[::-1]
-
-
-def interval(before: list[float], after: list[float]) -> tuple[float, float, float]:
-    """Median of the ratios of runs side by side, with a 95 % bootstrap interval."""
-    ratios = np.array(before) / np.array(after)
+def interval(before: list[list[float]], after: list[list[float]]) -> tuple[float, float, float]:
+    """Median over the blocks of the ratio of their medians, with a 95 % interval from a bootstrap over blocks."""
+    ratios = np.median(before, axis=1) / np.median(after, axis=1)
     drawn = np.random.default_rng(0).choice(ratios, (1000, len(ratios)))
     low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
     return float(np.median(ratios)), float(low), float(high)
@@ -164,7 +164,7 @@ def compare(name: str, shared: Path) -> list[dict[str, object]]:
                     "accuracy": quality.result.value,
                     "delta": [quality.change.delta, quality.change.low, quality.change.high],
                     "sqnr_db": quality.sqnr_db,
-                    "median_ms": {batch: statistics.median(times[batch][method]) for batch in BATCHES},
+                    "median_ms": {batch: float(np.median(times[batch][method])) for batch in BATCHES},
                     "speedup": {batch: interval(times[batch]["original"], times[batch][method]) for batch in BATCHES},
                     "planned_bytes": planned_peak_bytes(path, feed),
                     "peak_rss_bytes": memory[method].peak_rss_bytes,
