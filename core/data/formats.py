@@ -14,9 +14,10 @@ from core.data.npz import NpzArchive
 from core.data.parquet import open_parquet
 from core.data.preprocessor import is_preprocessor, read_preprocessor
 from core.data.source import DataFile, Loader, Source
-from core.data.tensors import MAX_HEADER_BYTES, SafetensorsFile
+from core.data.tensors import SafetensorsFile
 from core.description import DataFormat, Task
 from core.errors import ModelpressError
+from core.network.safetensors_header import MAX_HEADER_BYTES
 
 HEAD_BYTES = 1 << 16
 CSV_SUFFIXES = (".csv", ".tsv")

@@ -6,7 +6,7 @@ from typing import Literal
 from core.errors import ModelpressError
 from core.network.archive import Archive
 from core.network.foreign import FROM_OTHER_TORCH, foreign_zip, nothing_known, refuse_foreign
-from core.network.hf_folder import check_files
+from core.network.hf_folder import check_files, missing_config
 from core.network.upload import Files, as_files
 from core.network.zip_directory import open_zip
 
@@ -22,7 +22,7 @@ def check(source: Path | Files) -> Format:
     found = recognise(files)
     if found == "pt2":
         Archive(next(iter(files.values()))).close()
-    if found == "hf" and len(files) > 1:
+    if found == "hf":
         check_files(files)
     return found
 
@@ -32,10 +32,15 @@ def recognise(source: Path | Files) -> Format:
     files = as_files(source)
     if len(files) == 1:
         return _recognise_file(*files.values())
-    if "config.json" in files:
+    has_weights = any(name.endswith(".safetensors") for name in files)
+    if "config.json" in files and has_weights:
         return "hf"
     if any(name.lower().endswith(".onnx") for name in files):
         return "onnx"
+    if "config.json" in files:
+        return "hf"
+    if has_weights:
+        raise missing_config(files)
     raise ModelpressError(
         "unknown_format",
         f"These {len(files)} files are no model that is known here.",
@@ -67,7 +72,11 @@ def _recognise_zip(path: Path) -> Format:
         raise ModelpressError(
             "unsupported_version", "This .pt2 file was written by torch 2.8 or older.", hint=FROM_OTHER_TORCH
         )
-    if "config.json" in leaves and any(name.endswith(".safetensors") for name in leaves):
+    if any(name.endswith(".safetensors") for name in leaves):
+        if "config.json" in leaves:
+            return "hf"
+        raise missing_config(leaves)
+    if "config.json" in leaves and any(name.endswith(".bin") for name in leaves):
         return "hf"
     raise foreign_zip(leaves)
 

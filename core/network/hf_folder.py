@@ -1,11 +1,9 @@
 """A Hugging Face model as it was uploaded: which files it has, checked and laid out for `transformers` to read."""
 
 import json
-import shutil
-import stat
+import re
 import tempfile
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +11,10 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from core.errors import ModelpressError
-from core.network.safetensors_header import StoredTensor, read_header
+from core.network.hf_files import CONFIG, HfFiles, is_zip, listed
+from core.network.safetensors_header import StoredTensor, parse_header
 from core.network.upload import Files, as_files
 
-CONFIG = "config.json"
 # What tells how texts, images and sounds become the network's inputs; it travels with the artifact.
 COMPANIONS = frozenset(
     {
@@ -38,16 +36,13 @@ COMPANIONS = frozenset(
         "generation_config.json",
     }
 )
-MAX_CONFIG_BYTES = 4 * 1024**2
+MAX_JSON_BYTES = 16 * 1024**2
 MAX_COMPANION_BYTES = 256 * 1024**2
-MAX_ENTRIES = 10_000
-# Weights hardly compress; more than this is a bomb.
-_MAX_RATIO = 20
-_CHUNK = 1 << 20
-_TO_SAFETENSORS = (
-    "In your own program call `AutoModel.from_pretrained(folder).save_pretrained(folder)` (the class that the model "
-    "has), and upload config.json and the .safetensors files."
-)
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -64,71 +59,50 @@ class HfFolder:
 def laid_out(source: Path | Files) -> Iterator[HfFolder]:
     """The files of a model below a temporary folder, under names of ours.
 
-    Raises `unsafe_file`, `corrupt_file`, `unknown_format` or `unsupported_graph`.
+    Raises `unsafe_file`, `corrupt_file`, `unknown_format`, `external_data` or `unsupported_graph`.
     """
+    files = as_files(source)
     with tempfile.TemporaryDirectory() as scratch:
-        files = unpacked(as_files(source), Path(scratch) / "zip")
-        config = read_config(files)
-        folder = Path(scratch) / "model"
-        folder.mkdir()
-        tensors = _link_weights(files, folder)
-        (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
-        yield HfFolder(folder, config, tensors, sum(tensor.bytes for tensor in tensors.values()))
+        folder = Path(scratch)
+        with listed(files) as found:
+            config = read_config(found)
+            tensors = _check_weights(found, config)
+            (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
+            _place_weights(found, tensors, folder, {} if is_zip(files) else files)
+        merged = {name: tensor for part in tensors.values() for name, tensor in part.items()}
+        yield HfFolder(folder, config, merged, sum(tensor.bytes for tensor in merged.values()))
 
 
-def check_files(files: Files) -> None:
+def check_files(source: Path | Files) -> None:
     """Look at the config and the headers of the weights only; raises as `laid_out` does."""
-    read_config(files)
-    for name, path in files.items():
-        if name.endswith(".safetensors"):
-            read_header(path, name)
+    with listed(as_files(source)) as found:
+        _check_weights(found, read_config(found))
 
 
 def companions(source: Path | Files, folder: Path) -> Files:
-    """Tokenizer, preprocessor and config of an upload, by name; those of a zip are unpacked into `folder`."""
+    """Copies, in `folder`, of the tokenizer, preprocessor and config of an upload, by name."""
     files = as_files(source)
-    if len(files) == 1 and zipfile.is_zipfile(next(iter(files.values()))):
-        files = unpacked(files, folder, only=COMPANIONS)
-    if CONFIG not in files:
+    if len(files) == 1 and not is_zip(files):
         return {}
-    return {
-        name: path for name, path in files.items() if name in COMPANIONS and path.stat().st_size <= MAX_COMPANION_BYTES
-    }
-
-
-def unpacked(files: Files, folder: Path, only: frozenset[str] | None = None) -> Files:
-    """The files of a model, those of a zip in `folder`: the ones that lie beside its `config.json`."""
-    if len(files) != 1:
-        return files
-    path = next(iter(files.values()))
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = _beside_config(archive.infolist())
-            _refuse_bombs(entries, path.stat().st_size)
-            kept = {name: entry for name, entry in entries.items() if only is None or name in only}
-            for index, entry in enumerate(kept.values()):
-                _unpack(archive, entry, folder / str(index))
-            return {name: folder / str(index) for index, name in enumerate(kept)}
-    except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, NotImplementedError) as error:
-        raise ModelpressError("corrupt_file", f"The zip archive is damaged: {error}") from error
+    with listed(files) as found:
+        kept = [name for name in found if name in COMPANIONS and found[name].size <= MAX_COMPANION_BYTES]
+        for name in kept:
+            found[name].copy(folder / name)
+    return {name: folder / name for name in kept}
 
 
-def read_config(files: Files) -> dict[str, JsonValue]:
+def read_config(files: HfFiles) -> dict[str, JsonValue]:
     """The checked `config.json`."""
-    path = files.get(CONFIG)
-    if path is None or path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ModelpressError("corrupt_file", f"There is no {CONFIG}, or it has more than {MAX_CONFIG_BYTES} bytes.")
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ModelpressError("corrupt_file", f"{CONFIG} is no valid JSON: {str(error)[:200]}") from error
+    if CONFIG not in files:
+        raise missing_config(files)
+    config = read_json(files, CONFIG)
     if not isinstance(config, dict):
         raise ModelpressError("corrupt_file", f"{CONFIG} is no JSON object.")
-    if "auto_map" in config or any(name.endswith(".py") for name in files):
+    if "auto_map" in config:
         raise ModelpressError(
             "unsafe_file",
-            "The model brings program code of its own, which is never run here.",
+            "The model needs program code of its own (`auto_map` in config.json), which is never run here.",
             hint="Export it at home: `modelpress export`, or torch.onnx.export.",
         )
     if "quantization_config" in config:
@@ -140,55 +114,106 @@ def read_config(files: Files) -> dict[str, JsonValue]:
     return config
 
 
-def _beside_config(infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """The entries in the folder of the shallowest `config.json`, by name."""
-    if len(infos) > MAX_ENTRIES:
-        raise ModelpressError("unsafe_file", f"The zip archive has {len(infos)} entries.")
-    configs = [entry.filename for entry in infos if entry.filename.rpartition("/")[2] == CONFIG]
-    parent = min(configs, key=lambda name: (name.count("/"), name), default="").rpartition("/")[0]
-    entries: dict[str, zipfile.ZipInfo] = {}
-    for entry in infos:
-        folder, _, name = entry.filename.rpartition("/")
-        if folder != parent or not name:
-            continue
-        if name in entries or stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
-            raise ModelpressError("unsafe_file", f"The entry {name[:200]} is no plain file, or is there twice.")
-        entries[name] = entry
-    return entries
+def read_json(files: HfFiles, name: str) -> JsonValue:
+    """The contents of a JSON file; raises `corrupt_file`."""
+    if files[name].size > MAX_JSON_BYTES:
+        raise ModelpressError("corrupt_file", f"{name} has more than {MAX_JSON_BYTES:,} bytes.")
+    try:
+        with files[name].open() as stream:
+            found: JsonValue = json.loads(stream.read(MAX_JSON_BYTES))
+    except (ValueError, RecursionError) as error:
+        raise ModelpressError("corrupt_file", f"{name} is no valid JSON: {str(error)[:200]}") from error
+    return found
 
 
-def _refuse_bombs(entries: Mapping[str, zipfile.ZipInfo], size: int) -> None:
-    if sum(entry.file_size for entry in entries.values()) > _MAX_RATIO * size + _CHUNK:
-        raise ModelpressError("unsafe_file", f"Unpacked, the zip archive is more than {_MAX_RATIO} times as large.")
-
-
-def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, path: Path) -> None:
-    """Unpack one entry; never more bytes than it declares, since zipfile stops there."""
-    with archive.open(entry) as source, path.open("wb") as target:
-        shutil.copyfileobj(source, target, _CHUNK)
-
-
-def _link_weights(files: Files, folder: Path) -> dict[str, StoredTensor]:
-    """Put the weights into `folder` as links under names of ours, with an index of ours where they are several."""
-    weights = {name: path for name, path in files.items() if name.endswith(".safetensors")}
-    # Adapters and consolidated copies lie beside the weights that transformers reads.
-    usual = {name: path for name, path in weights.items() if name.startswith("model")}
-    weights = usual or weights
-    if not weights:
-        raise ModelpressError(
-            "unknown_format", "There are no .safetensors files beside config.json.", hint=_TO_SAFETENSORS
+def missing_config(names: Collection[str]) -> ModelpressError:
+    """The error for weights without a `config.json` beside them."""
+    if "adapter_config.json" in names:
+        return ModelpressError(
+            "unknown_format",
+            "The files are an adapter, which is no model without the one that it was trained on.",
+            hint="Merge them: `python -c \"from peft import AutoPeftModel as A; A.from_pretrained('FOLDER')"
+            ".merge_and_unload().save_pretrained('merged')\"`, and upload the folder `merged`.",
         )
-    tensors: dict[str, StoredTensor] = {}
-    places: dict[str, JsonValue] = {}
-    for index, (name, path) in enumerate(sorted(weights.items())):
-        own = "model.safetensors" if len(weights) == 1 else f"model-{index:05}.safetensors"
-        found = read_header(path, name)
-        if tensors.keys() & found.keys():
-            raise ModelpressError("corrupt_file", f"A tensor of {name[:200]} is in another file too.")
-        tensors.update(found)
-        places.update(dict.fromkeys(found, own))
-        (folder / own).symlink_to(path.resolve())
-    if len(weights) > 1:
-        listing = {"metadata": {"total_size": sum(tensor.bytes for tensor in tensors.values())}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(listing), encoding="utf-8")
+    return ModelpressError(
+        "unknown_format",
+        "There is no config.json beside the weights, which says what network they belong to.",
+        hint="Upload config.json with them: `save_pretrained` writes both. Or export the network: `modelpress export`.",
+    )
+
+
+def _check_weights(files: HfFiles, config: Mapping[str, JsonValue]) -> dict[str, Mapping[str, StoredTensor]]:
+    """The tensors of each file of weights that `transformers` would read, by the name of the file."""
+    tensors: dict[str, Mapping[str, StoredTensor]] = {}
+    seen: set[str] = set()
+    for name in _find_weights(files, config):
+        with files[name].open() as stream:
+            tensors[name] = parse_header(stream, files[name].size, name).tensors
+        if twice := seen & tensors[name].keys():
+            raise ModelpressError(
+                "corrupt_file", f"A tensor of {name[:200]} is in another file too: {min(twice)[:200]}."
+            )
+        seen |= tensors[name].keys()
     return tensors
+
+
+def _find_weights(files: HfFiles, config: Mapping[str, JsonValue]) -> list[str]:
+    """Which files hold the weights: `model.safetensors`, or its shards, or all there are."""
+    found = sorted(name for name in files if name.endswith(".safetensors"))
+    if not found:
+        raise _no_safetensors(files, config)
+    if WEIGHTS in files:
+        return [WEIGHTS]
+    wanted = _shards(files, found)
+    if missing := sorted(wanted - set(found)):
+        raise ModelpressError(
+            "external_data",
+            f"The weights are in {len(wanted)} files, of which {len(missing)} are missing, such as {missing[0][:200]}.",
+            hint="Upload all .safetensors files of the model together.",
+        )
+    # Adapters and consolidated copies lie beside the weights that transformers reads.
+    return sorted(wanted) or [name for name in found if name.startswith("model")] or found
+
+
+def _shards(files: HfFiles, found: list[str]) -> set[str]:
+    """All names that the weights have, by their index, or else by what each says of their number."""
+    if INDEX in files:
+        index = read_json(files, INDEX)
+        places = index.get("weight_map") if isinstance(index, dict) else None
+        if not isinstance(places, dict):
+            raise ModelpressError("corrupt_file", f"{INDEX} has no `weight_map`.")
+        return {str(place) for place in places.values()}
+    totals = {int(match[1]) for match in map(_SHARD.fullmatch, found) if match}
+    return {f"model-{number:05}-of-{total:05}.safetensors" for total in totals for number in range(1, total + 1)}
+
+
+def _no_safetensors(files: HfFiles, config: Mapping[str, JsonValue]) -> ModelpressError:
+    stated = config.get("architectures")
+    named = stated[0] if isinstance(stated, list) and stated else None
+    architecture = named if isinstance(named, str) and _NAME.fullmatch(named) else "AutoModel"
+    pickles = [name for name in files if name.endswith(_PICKLES)]
+    what = f"The weights are pickles ({pickles[0][:100]}), which can run code when they are opened." if pickles else ""
+    return ModelpressError(
+        "unknown_format",
+        what or "There are no .safetensors files beside config.json.",
+        hint=f"`python -c \"from transformers import {architecture} as M; M.from_pretrained('FOLDER')"
+        ".save_pretrained('FOLDER')\"` writes the weights as .safetensors; upload them with config.json.",
+    )
+
+
+def _place_weights(
+    files: HfFiles, tensors: Mapping[str, Mapping[str, StoredTensor]], folder: Path, paths: Files
+) -> None:
+    """Put the weights into `folder` under names of ours, links where `paths` has them, with an index for several."""
+    places: dict[str, JsonValue] = {}
+    for number, (name, found) in enumerate(tensors.items()):
+        own = WEIGHTS if len(tensors) == 1 else f"model-{number:05}.safetensors"
+        if name in paths:
+            (folder / own).symlink_to(paths[name].resolve())
+        else:
+            files[name].copy(folder / own)
+        places.update(dict.fromkeys(found, own))
+    if len(tensors) > 1:
+        total = sum(tensor.bytes for part in tensors.values() for tensor in part.values())
+        listing = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / INDEX).write_text(json.dumps(listing), encoding="utf-8")

@@ -3,8 +3,9 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -13,7 +14,7 @@ from core.errors import ModelpressError
 MAX_HEADER_BYTES = 16 * 1024**2
 MAX_TENSORS = 65_536
 _LENGTH_BYTES = 8
-# Name of a type here -> that of torch, and bytes of an element.
+# Name of a type here -> that of torch and, but for bfloat16, of NumPy; and bytes of an element.
 DTYPES: Mapping[str, tuple[str, int]] = {
     "F64": ("float64", 8),
     "F32": ("float32", 4),
@@ -23,6 +24,9 @@ DTYPES: Mapping[str, tuple[str, int]] = {
     "I32": ("int32", 4),
     "I16": ("int16", 2),
     "I8": ("int8", 1),
+    "U64": ("uint64", 8),
+    "U32": ("uint32", 4),
+    "U16": ("uint16", 2),
     "U8": ("uint8", 1),
     "BOOL": ("bool", 1),
 }
@@ -47,15 +51,26 @@ _HEADER = TypeAdapter(dict[str, StoredTensor])
 _METADATA = TypeAdapter(dict[str, str])
 
 
-def read_header(path: Path, name: str) -> dict[str, StoredTensor]:
-    """The tensors of a file by their names; raises `corrupt_file` where they are not exactly what the file holds."""
-    size = path.stat().st_size
+@dataclass(frozen=True)
+class Header:
+    """The tensors of a file by their names, and where in it the header ends and their bytes begin."""
+
+    tensors: Mapping[str, StoredTensor]
+    data_at: int
+
+
+def read_header(path: Path, name: str) -> Header:
+    """The header of a file; raises `corrupt_file` where its tensors are not exactly what the file holds."""
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - _LENGTH_BYTES):
-            raise _corrupt(name, f"its header has {length:,} bytes; the file {size:,}, a header {MAX_HEADER_BYTES:,}")
-        text = file.read(length)
-    tensors = _parse(text, name)
+        return parse_header(file, path.stat().st_size, name)
+
+
+def parse_header(file: IO[bytes], size: int, name: str) -> Header:
+    """The header that a stream of `size` bytes begins with, of which no more is read; raises as `read_header` does."""
+    length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - _LENGTH_BYTES):
+        raise _corrupt(name, f"its header has {length:,} bytes; the file {size:,}, a header {MAX_HEADER_BYTES:,}")
+    tensors = _parse(file.read(length), name)
     end = 0
     for title, tensor in sorted(tensors.items(), key=lambda entry: entry[1].data_offsets):
         _, itemsize = DTYPES.get(tensor.dtype, ("", 0))
@@ -68,7 +83,7 @@ def read_header(path: Path, name: str) -> dict[str, StoredTensor]:
         end = tensor.data_offsets[1]
     if end != size - _LENGTH_BYTES - length:
         raise _corrupt(name, "it has other bytes than its header declares")
-    return tensors
+    return Header(tensors, _LENGTH_BYTES + length)
 
 
 def _parse(text: bytes, name: str) -> dict[str, StoredTensor]:

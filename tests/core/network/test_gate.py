@@ -66,7 +66,6 @@ def safetensors() -> bytes:
         (b"\x0a\x1f\x0a\x01x\x12\x0bPlaceholder" + b"\0" * 99, "frozen graph"),
         (tarred(), "tar"),
         (gzip.compress(b"x"), "gzip"),
-        (zipped("config.json", "pytorch_model.bin"), "Hugging Face"),
         (zipped("readme.txt"), "zip"),
         (b"#!/bin/sh\necho hello\n", "no model"),
         (b"", "no model"),

@@ -117,6 +117,12 @@ def refusal(files: Path | Files) -> ModelpressError:
     return raised.value
 
 
+def refused_at_the_gate(files: Path | Files) -> ModelpressError:
+    with pytest.raises(ModelpressError) as raised:
+        check(files)
+    return raised.value
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_is_read_with_its_sizes_free(name: str, tmp_path: Path) -> None:
     make, inputs, output, task = MODELS[name]
@@ -248,7 +254,45 @@ class TestRefused:
     def test_weights_as_a_pickle_alone(self, tmp_path: Path) -> None:
         files = save(bert(), tmp_path)
         files["pytorch_model.bin"] = files.pop("model.safetensors")
-        assert "save_pretrained" in refusal(files).hint
+        for source in (files, zipped(files, tmp_path / "model.zip")):
+            error = refusal(source)
+            assert error.code == "unknown_format"
+            assert "pickles (pytorch_model.bin)" in error.detail
+            assert "import BertForSequenceClassification as M; M.from_pretrained" in error.hint
+            assert refused_at_the_gate(source).code == "unknown_format"
+
+    @pytest.mark.parametrize("with_index", [True, False])
+    def test_a_missing_shard(self, with_index: bool, tmp_path: Path) -> None:
+        files = save(bert(), tmp_path, max_shard_size="60KB")
+        shards = sorted(name for name in files if name.endswith(".safetensors"))
+        del files[shards[1]]
+        if not with_index:
+            del files["model.safetensors.index.json"]
+        for source in (files, zipped(files, tmp_path / "model.zip", "model/")):
+            error = refused_at_the_gate(source)
+            assert error.code == "external_data"
+            assert shards[1] in error.detail
+            assert f"in {len(shards)} files, of which 1" in error.detail
+
+    def test_weights_without_a_config(self, tmp_path: Path) -> None:
+        files = save(bert(), tmp_path)
+        del files["config.json"]
+        files["tokenizer.json"] = tmp_path / "tokenizer.json"
+        files["tokenizer.json"].write_text("{}")
+        for source in (files, zipped(files, tmp_path / "model.zip")):
+            error = refused_at_the_gate(source)
+            assert error.code == "unknown_format"
+            assert "no config.json" in error.detail
+        files["adapter_config.json"] = files["tokenizer.json"]
+        assert "merge_and_unload" in refused_at_the_gate(files).hint
+
+    def test_a_damaged_zip(self, tmp_path: Path) -> None:
+        path = zipped(save(bert(), tmp_path), tmp_path / "model.zip")
+        content = bytearray(path.read_bytes())
+        start = content.find(b"model.safetensors") + 1000
+        content[start : start + 200] = bytes(200)
+        path.write_bytes(bytes(content))
+        assert refusal(path).code == "corrupt_file"
 
 
 class TestHeader:
@@ -275,11 +319,12 @@ class TestHeader:
         path = tmp_path / "model.safetensors"
         path.write_bytes(len(header).to_bytes(8, "little") + header + data)
         files = {"config.json": config, "model.safetensors": path}
-        if reason is None:
-            assert check(files) == "hf"
-            return
-        with pytest.raises(ModelpressError, match=reason):
-            check(files)
+        for source in (files, zipped(files, tmp_path / "model.zip", "model/")):
+            if reason is None:
+                assert check(source) == "hf"
+                continue
+            with pytest.raises(ModelpressError, match=reason):
+                check(source)
 
     def test_a_huge_header_is_not_read(self, tmp_path: Path) -> None:
         config = tmp_path / "config.json"
