@@ -1,5 +1,6 @@
-"""Real servers for the tests: one PostgreSQL and one Valkey a session, one cloned database a test."""
+"""Real servers for the tests: one PostgreSQL and one Valkey a process, one cloned database a test."""
 
+import fcntl
 import os
 import uuid
 from collections.abc import Iterator
@@ -20,13 +21,41 @@ from launch.postgres import Postgres
 from launch.valkey import Valkey
 
 SERVER_FIXTURES = {"database", "broker", "postgres", "valkey"}
+LONG = ("chaos", "slow", "browser")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What talks to PostgreSQL or Redis is run again on the machine's own servers."""
+    """What talks to PostgreSQL or Redis is run again on the machine's own servers; files that take long come first."""
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.servers)
+    # The rank of a file is that of its longest test, so that no process is left with a long one at the end.
+    ranks = {path: min(map(_rank, found)) for path, found in _by_file(items).items()}
+    items.sort(key=lambda item: ranks[item.path])
+
+
+def _by_file(items: list[pytest.Item]) -> dict[Path, list[pytest.Item]]:
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    return files
+
+
+def _rank(item: pytest.Item) -> int:
+    return next((place for place, mark in enumerate(LONG) if item.get_closest_marker(mark)), len(LONG))
+
+
+@pytest.fixture(autouse=True)
+def turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where several processes share the suite, those that go by a clock run while no other test does."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    alone = request.node.get_closest_marker("chaos") is not None
+    with (tmp_path_factory.getbasetemp().parent / "turn.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 def administer(server: str, statement: str, *names: str) -> None:

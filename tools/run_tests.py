@@ -1,6 +1,7 @@
 """Runs the test suite: `run_tests.py [ARGUMENTS…]`, with `--servers` on this machine's PostgreSQL and Redis.
 
-It gets itself a browser first. Where none can be had it says so in its last lines, and fails when CI is set.
+Without arguments all of it runs, on all processors; a part runs in one process, which prints as it goes. It gets itself
+a browser first. Where none can be had it says so in its last lines, and fails when CI is set.
 """
 
 import os
@@ -14,6 +15,8 @@ from browser import get_browser
 _DATABASE = "postgresql://postgres@127.0.0.1:5432/postgres"
 _BROKER = "redis://127.0.0.1:6379/9"
 _NO_TESTS = 5
+# Each process holds torch and servers of its own.
+_MOST_PROCESSES = 8
 
 
 def main(arguments: list[str]) -> int:
@@ -22,8 +25,8 @@ def main(arguments: list[str]) -> int:
         return run_on_servers(arguments[1:])
     browser = get_browser()
     if browser:
-        return run_pytest(arguments, {"MODELPRESS_TEST_BROWSER": browser})
-    code = run_pytest(["-m", "not browser", *arguments], {})
+        return run_pytest([*spread(arguments), *arguments], {"MODELPRESS_TEST_BROWSER": browser})
+    code = run_pytest([*spread(arguments), "-m", "not browser", *arguments], {})
     say("The browser tests did NOT run: there is no Chromium here and none could be had.")
     say("Install one (`apt-get install chromium`) or name one (`MODELPRESS_TEST_BROWSER=/path/to/chrome`).")
     return code or int(bool(os.environ.get("CI")))
@@ -37,7 +40,7 @@ def run_on_servers(arguments: list[str]) -> int:
         say(f"The tests on this machine's own servers did not run: {why}.")
         return 0
     # The chaos tests empty their broker, which must not happen to one that others use.
-    selection = ["-m", "servers and not chaos and not browser", *arguments]
+    selection = [*spread(arguments), "-m", "servers and not chaos and not browser", *arguments]
     named = {"MODELPRESS_TEST_DATABASE_URL": database, "MODELPRESS_TEST_REDIS_URL": broker}
     code = run_pytest(selection, named)
     return 0 if code == _NO_TESTS else code
@@ -59,6 +62,14 @@ def why_not(database: str) -> str | None:
     except OSError:
         answer = b""
     return None if answer.startswith(b"+PONG") else "no Redis answers at 127.0.0.1:6379"
+
+
+def spread(arguments: list[str]) -> list[str]:
+    """The options that run whole files in several processes, in the order in which `tests/conftest.py` puts them."""
+    processes = min(os.cpu_count() or 1, _MOST_PROCESSES)
+    if arguments or processes == 1:
+        return []
+    return ["-n", str(processes), "--dist", "loadfile", "--no-loadscope-reorder"]
 
 
 def run_pytest(arguments: list[str], named: dict[str, str]) -> int:

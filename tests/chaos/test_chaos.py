@@ -7,6 +7,8 @@ from tests.chaos.trials import OTHER_TRIALS, TRIALS, cancel_job, run_trial
 from tests.chaos.world import World, told, variables
 
 CLOCK = 0.1
+# The time to wait for its turn included.
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -16,7 +18,6 @@ def world(database: str, broker: str, tmp_path: Path) -> Iterator[World]:
         yield made
 
 
-@pytest.mark.chaos
 @pytest.mark.parametrize(("trial", "limit"), TRIALS.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_trial(world: World, trial: Callable[[World], float], limit: float | None) -> None:
     taken = run_trial(trial, world)
@@ -25,7 +26,6 @@ def test_trial(world: World, trial: Callable[[World], float], limit: float | Non
         assert taken <= (limit if trial is cancel_job else limit * CLOCK)
 
 
-@pytest.mark.chaos
 @pytest.mark.parametrize(("trial", "limit"), OTHER_TRIALS.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_other_trial(world: World, trial: Callable[[World], float], limit: float) -> None:
     assert run_trial(trial, world) <= limit
