@@ -32,6 +32,7 @@ from core.network.gate_onnx import open_onnx
 from core.network.hf_folder import companions
 from core.network.inspect import inspect, read
 from core.network.network import Network
+from core.network.onnx_outside import save_onnx
 from core.network.sampling import integer_limits, longest_text
 from core.network.upload import staged_by_name
 from core.states import StepState
@@ -144,9 +145,9 @@ class _Job:
             original = self._scratch / "original.onnx"
             export_onnx(network, original, probes=probes)
         elif len(files) > 1:
-            # What is measured is one file, complete in itself, whatever the weights were uploaded in.
+            # The uploaded files lie here under other names than the model says.
             original = self._scratch / "original.onnx"
-            original.write_bytes(open_onnx(files).SerializeToString())
+            save_onnx(open_onnx(files), original)
         text = (
             f"{description.format} model with {description.parameters:,} parameters, {len(description.layers)} layers."
         )

@@ -28,7 +28,7 @@ class ProcessMemory:
     batch: int
 
 
-def planned_peak_bytes(path: Path, feed: Feed) -> int:
+def planned_peak_bytes(model: Path | bytes, feed: Feed) -> int:
     """Peak, over the nodes in the order of the file, of the sum of bytes of live tensors that are no constants.
 
     A tensor lives from the node that makes it (an input: from the start) to the last node that reads it (an output: to
@@ -37,9 +37,10 @@ def planned_peak_bytes(path: Path, feed: Feed) -> int:
     """
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / OPTIMISED_NAME
-        open_session(path, 1, optimisation="extended", optimised_to=optimised)
+        open_session(model, 1, optimisation="extended", optimised_to=optimised)
         graph = load_graph(optimised)
-    sizes = {name: tensor.nbytes for name, tensor in trace_tensors(graph, feed).items()}
+        tensors = trace_tensors(graph, feed)
+    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     steps = [(node.input, node.output) for node in graph.nodes]
     return find_peak(steps, sizes, inputs=graph.inputs, outputs=graph.outputs).nbytes
 

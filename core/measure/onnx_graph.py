@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from core.errors import ModelpressError
 from core.measure.runtime import Feed, open_session, run_session
+from core.network.onnx_outside import root_locations
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +50,13 @@ class OnnxGraph:
 
 
 def load_graph(path: Path) -> OnnxGraph:
-    """The graph of a file; raises `corrupt_file`."""
+    """The graph of a file, weights in other files left there; raises `corrupt_file`."""
     try:
-        return OnnxGraph(onnx.load(path))
-    except (DecodeError, onnx.checker.ValidationError, OSError) as error:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError) as error:
         raise ModelpressError("corrupt_file", f"The file is no ONNX model: {error}") from error
+    root_locations(model.graph.initializer, path.parent)
+    return OnnxGraph(model)
 
 
 def trace_tensors(graph: OnnxGraph, feed: Feed) -> dict[str, TensorCost]:

@@ -38,7 +38,7 @@ def share_time(path: Path, feed: Feed, layers: Sequence[str], *, threads: int) -
         for _ in range(WARM_UP_RUNS + RUNS):
             run_session(session, feed)
         events = json.loads(Path(session.end_profiling()).read_text())
-        inputs = {node.name: list(node.input) for node in onnx.load(optimised).graph.node}
+        inputs = {node.name: list(node.input) for node in onnx.load(optimised, load_external_data=False).graph.node}
     times: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(KERNEL_SUFFIX):

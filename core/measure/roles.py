@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 
 from core.measure.onnx_graph import OnnxGraph
+from core.network.onnx_outside import is_outside, map_tensor
 
 Role = Literal["weights", "biases", "scales", "codebooks", "indices", "graph"]
 
@@ -39,6 +40,8 @@ INTEGERS_OF_WEIGHTS = frozenset(
     {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
 )
 VALUES_OF_MASK = 2
+# Looked at first, since most tables show with these that they are no masks.
+SOME_NUMBERS = 4096
 FLOATS = frozenset(
     {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
 )
@@ -95,4 +98,6 @@ def _guess(tensor: onnx.TensorProto) -> Role:
 
 def _is_mask(tensor: onnx.TensorProto) -> bool:
     """Attention masks are tables of two values, what was trained is not."""
-    return len(np.unique(onnx.numpy_helper.to_array(tensor))) <= VALUES_OF_MASK
+    numbers = map_tensor(tensor, {}) if is_outside(tensor) else onnx.numpy_helper.to_array(tensor)
+    some = numbers.reshape(-1)[:SOME_NUMBERS]
+    return all(len(np.unique(part)) <= VALUES_OF_MASK for part in (some, numbers))

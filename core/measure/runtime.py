@@ -52,6 +52,7 @@ def open_session(
 ) -> ort.InferenceSession:
     """A session on the CPU; raises `runtime_failed`.
 
+    A model in memory has the locations of weights in other files from the root (see `core.network.onnx_outside`).
     `optimised_to` is where the runtime writes its optimised graph, `profile_to` the prefix of its profile.
     """
     options = ort.SessionOptions()
@@ -62,7 +63,17 @@ def open_session(
     options.log_severity_level = ERRORS_ONLY
     # A spinning thread pool takes the cores from whatever else is measured in this process.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if isinstance(model, bytes):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", "/")
+    if optimisation == "none":
+        # It copies every weight, which pays only where time counts; without it a mapped weight stays mapped.
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if optimised_to is not None:
+        # A protobuf cannot hold more than 2 GiB.
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{optimised_to.name}.data"
+        )
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "65536")
         options.optimized_model_filepath = str(optimised_to)
     if profile_to is not None:
         options.enable_profiling = True

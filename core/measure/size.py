@@ -7,8 +7,9 @@ from pathlib import Path
 
 import onnx
 
-from core.measure.onnx_graph import load_graph
+from core.measure.onnx_graph import OnnxGraph, load_graph
 from core.measure.roles import find_roles
+from core.network.onnx_outside import ROOT, bytes_outside, is_outside, place_of, read_blocks
 from core.network.strip import strip_onnx
 from core.verdict import ItemisedBytes
 
@@ -29,13 +30,13 @@ class Size:
 
 
 def measure_size(path: Path) -> Size:
-    """The sizes of a file in bytes."""
+    """The sizes of a file in bytes, weights that are in a file beside it included."""
     graph = load_graph(path)
     single = [tensor for tensor in graph.constants.values() if tensor.data_type == onnx.TensorProto.FLOAT]
     saved = sum(_data_bytes(tensor) for tensor in single) // 2
-    stripped = strip_onnx(graph.model).SerializeToString(deterministic=True)
-    xz = len(lzma.compress(stripped, preset=XZ_PRESET))
-    return Size(path.stat().st_size, len(stripped), xz, len(stripped) - saved)
+    bare = strip_onnx(graph.model).SerializeToString(deterministic=True)
+    stripped = len(bare) + bytes_outside(graph.model)
+    return Size(_disk_bytes(path, graph), stripped, _xz_bytes(bare, graph), stripped - saved)
 
 
 def itemise_bytes(path: Path) -> ItemisedBytes:
@@ -44,11 +45,26 @@ def itemise_bytes(path: Path) -> ItemisedBytes:
     items: Counter[str] = Counter()
     for name, role in find_roles(graph).items():
         items[role] += _data_bytes(graph.constants[name])
-    items["graph"] += path.stat().st_size - sum(items.values())
+    items["graph"] += _disk_bytes(path, graph) - sum(items.values())
     return ItemisedBytes(**items)
 
 
+def _disk_bytes(path: Path, graph: OnnxGraph) -> int:
+    locations = {place_of(tensor)[0] for tensor in graph.constants.values() if is_outside(tensor)}
+    return path.stat().st_size + sum((ROOT / location).stat().st_size for location in locations)
+
+
+def _xz_bytes(bare: bytes, graph: OnnxGraph) -> int:
+    compressor = lzma.LZMACompressor(preset=XZ_PRESET)
+    size = len(compressor.compress(bare))
+    for tensor in filter(is_outside, graph.constants.values()):
+        size += sum(len(compressor.compress(block)) for block in read_blocks(tensor))
+    return size + len(compressor.flush())
+
+
 def _data_bytes(tensor: onnx.TensorProto) -> int:
+    if is_outside(tensor):
+        return place_of(tensor)[2]
     if tensor.HasField("raw_data"):
         return len(tensor.raw_data)
     bare = onnx.TensorProto()

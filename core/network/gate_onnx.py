@@ -7,7 +7,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf publishes no types
 
 from core.errors import ModelpressError
-from core.network.onnx_external import load_external
+from core.network.onnx_external import place_external
 from core.network.onnx_functions import inline_functions
 from core.network.onnx_version import bring_up
 from core.network.upload import Files, as_files
@@ -19,7 +19,7 @@ MAX_DEPTH = 16
 
 
 def open_onnx(source: Path | Files) -> onnx.ModelProto:
-    """The checked model, complete in itself; what it defines is inlined, data in other files is taken in.
+    """The checked model; what it defines is inlined, large weights stay in their files (see `onnx_outside`).
 
     Raises `corrupt_file`, `external_data`, `unsupported_version` or `unsupported_graph`.
     """
@@ -60,7 +60,10 @@ def check_onnx(model: onnx.ModelProto, files: Files | None = None) -> onnx.Model
     for graph in graphs:
         _check_tensors(graph)
     model = inline_functions(model, MAX_NODES)
-    load_external([tensor for graph in _graphs(model.graph) for tensor in _tensors(graph)], files or {}, MAX_BYTES)
+    graphs = list(_graphs(model.graph))
+    others = [tensor for graph in graphs[1:] for tensor in graph.initializer]
+    others += [tensor for graph in graphs for tensor in _attribute_tensors(graph)]
+    place_external(model.graph.initializer, others, files or {}, MAX_BYTES)
     return bring_up(model)
 
 
@@ -100,13 +103,12 @@ def _node_texts(nodes: Iterator[onnx.NodeProto]) -> Iterator[object]:
 def _check_tensors(graph: onnx.GraphProto) -> None:
     if graph.sparse_initializer:
         raise ModelpressError("unsupported_graph", "The file stores sparse weights, which are not read.")
-    for tensor in _tensors(graph):
+    for tensor in (*graph.initializer, *_attribute_tensors(graph)):
         if any(size < 0 for size in tensor.dims):
             raise ModelpressError("corrupt_file", f"Tensor {tensor.name} has a negative size.", node=tensor.name)
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
+def _attribute_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):

@@ -21,6 +21,7 @@ from core.network.lift import lift
 from core.network.network import Network
 from core.network.normalise import normalise
 from core.network.onnx_only import REASONS, describe_onnx_only
+from core.network.onnx_outside import bytes_outside
 from core.network.parity import check_hf_parity, check_onnx_parity, check_pt2_parity
 from core.network.read_hf import HfModule, build_hf, read_hf
 from core.network.read_onnx import read_onnx
@@ -151,7 +152,7 @@ def _check_parity(network: Network, opened: _Opened, files: Files, seed: int) ->
 def _stripped_bytes(opened: _Opened, files: Files) -> int:
     """Bytes of the file without traces, paths and sample inputs."""
     if opened.model is not None:
-        return int(strip_onnx(opened.model).ByteSize())
+        return int(strip_onnx(opened.model).ByteSize()) + bytes_outside(opened.model)
     if opened.module is not None:
         return opened.weight_bytes
     path = _only(files)

@@ -145,7 +145,7 @@ def _transposed(graph: fx.GraphModule, stored: fx.Node, turned: dict[str, str]) 
         owner = graph.get_submodule(parent)
         owner._parameters.pop(leaf, None)
         owner._buffers.pop(leaf, None)
-        owner.register_parameter(leaf, nn.Parameter(matrix.t().contiguous()))
+        owner.register_parameter(leaf, nn.Parameter(matrix.t()))
     with graph.graph.inserting_before(stored):
         node = graph.graph.get_attr(turned[path])
     node.meta["value"] = find(graph, turned[path]).detach()

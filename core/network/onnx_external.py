@@ -1,14 +1,18 @@
-"""Tensors whose bytes are in other files: checked, found among what was uploaded, and taken into the model."""
+"""Tensors whose bytes are in other files: checked, and found among what was uploaded."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 
 from core.errors import ModelpressError
+from core.network.onnx_outside import put_outside, rooted
 from core.network.upload import Files
+
+# Large weights stay in their file; shapes and the like are small, and the runtime wants them in the model.
+LARGE_BYTES = 64 * 1024
 
 # Types whose elements are not whole bytes, by how many fit in one.
 _PACKED: dict[int, int] = {
@@ -27,28 +31,35 @@ class _Place:
     length: int
 
 
-def load_external(tensors: Sequence[onnx.TensorProto], files: Files, limit: int) -> None:
-    """Take the bytes of tensors that are stored outside into them; raises `external_data` with the tensor.
+def place_external(
+    weights: Iterable[onnx.TensorProto], others: Iterable[onnx.TensorProto], files: Files, limit: int
+) -> None:
+    """Find the bytes of tensors that are stored outside; raises `external_data` with the tensor.
 
-    A location is only a name among `files`, never a path; all tensors together may have `limit` bytes.
+    A location is only a name among `files`, never a path. Large weights then say where they are (see `onnx_outside`);
+    small ones and `others`, which are no weights of the main graph, are taken in and together may have `limit` bytes.
     """
-    outside = [
-        tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data
-    ]
-    places = [_find(tensor, files) for tensor in outside]
-    total = sum(place.length for place in places)
+    inside = [(tensor, _find(tensor, files)) for tensor in filter(_is_external, others)]
+    for tensor in filter(_is_external, weights):
+        place = _find(tensor, files)
+        if place.length < LARGE_BYTES or tensor.data_type in _PACKED:
+            inside.append((tensor, place))
+        else:
+            put_outside(tensor, rooted(place.path), place.offset, place.length)
+    total = sum(place.length for _, place in inside)
     if total > limit:
-        raise ModelpressError(
-            "graph_too_large",
-            f"The weights have {total} bytes; at most {limit} are read.",
-            hint="Export the network in half precision, or in parts.",
-        )
-    for tensor, place in zip(outside, places, strict=True):
+        sentence = f"What branches and attributes have in other files are {total} bytes; at most {limit} are read."
+        raise ModelpressError("graph_too_large", sentence, hint="Store them as initializers of the main graph.")
+    for tensor, place in inside:
         with place.path.open("rb") as file:
             file.seek(place.offset)
             tensor.raw_data = file.read(place.length)
         del tensor.external_data[:]
         tensor.data_location = onnx.TensorProto.DEFAULT
+
+
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return bool(tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data)
 
 
 def _find(tensor: onnx.TensorProto, files: Files) -> _Place:

@@ -1,9 +1,7 @@
 """Models that are not read as networks: described from their own graph, as the runtime runs it."""
 
-import tempfile
 from collections import Counter
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from core.measure.memory import planned_peak_bytes
 from core.measure.onnx_graph import OnnxGraph, TensorCost, trace_tensors
 from core.measure.roles import count_parameters
 from core.measure.runtime import DTYPES, RUNTIME_ERRORS, Feed, open_session
+from core.network.onnx_outside import bytes_outside
 from core.network.onnx_version import opset_of
 from core.network.strip import own_metadata, strip_onnx
 
@@ -38,10 +37,7 @@ def describe_onnx_only(model: onnx.ModelProto, reason: ModelpressError) -> Model
     tensors = trace_tensors(graph, feed)
     for name, constant in graph.constants.items():
         tensors[name] = TensorCost(tuple(constant.dims), 0)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        path.write_bytes(model.SerializeToString())
-        planned = planned_peak_bytes(path, feed)
+    planned = planned_peak_bytes(model.SerializeToString(), feed)
     inputs = tuple(_describe(entry) for entry in session.get_inputs())
     fixed = bool(inputs) and bool(inputs[0].shape) and isinstance(inputs[0].shape[0], int)
     return ModelDescription(
@@ -58,7 +54,7 @@ def describe_onnx_only(model: onnx.ModelProto, reason: ModelpressError) -> Model
         parameters=count_parameters(graph),
         macs=sum(count_macs(node, tensors) for node in graph.nodes),
         planned_activation_bytes=planned,
-        bytes_stripped=int(strip_onnx(model).ByteSize()),
+        bytes_stripped=int(strip_onnx(model).ByteSize()) + bytes_outside(model),
         layers=tuple(_describe_layers(graph, tensors)),
         operators=dict(sorted(Counter(node.op_type for node in graph.nodes).items())),
         parity=None,

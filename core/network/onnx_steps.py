@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,6 +19,7 @@ from core.network.onnx_operators import OPERATORS
 from core.network.onnx_operators.call import Attribute, Call, Result
 from core.network.onnx_operators.elementwise import DTYPES, type_name
 from core.network.onnx_operators.quantized import INTEGER_OPERATORS
+from core.network.onnx_outside import Maps, is_outside, map_tensor
 
 Array = NDArray[np.generic]
 Value = torch.Tensor | Array | None
@@ -159,19 +160,26 @@ def _sizes(sizes: Sequence[int]) -> Array:
 
 
 def to_tensor(array: Array) -> torch.Tensor:
-    """A tensor of an array, floats as fp32."""
+    """A tensor of an array, floats as fp32; a weight that is mapped stays mapped."""
     known = array if array.dtype.kind in "fiub" else array.astype(np.float32)
-    tensor = torch.from_numpy(np.array(known))
+    tensor = torch.from_numpy(known if isinstance(known, np.memmap) else np.array(known))
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
-def to_array(tensor: onnx.TensorProto) -> Array:
+def to_arrays(tensors: Iterable[onnx.TensorProto]) -> dict[str, Array]:
+    """The numbers of stored tensors by name; a file that several are in is mapped once."""
+    maps: Maps = {}
+    return {tensor.name: to_array(tensor, maps) for tensor in tensors}
+
+
+def to_array(tensor: onnx.TensorProto, maps: Maps | None = None) -> Array:
     """The numbers of a stored tensor; raises `unsupported_graph` or `corrupt_file`."""
     if tensor.data_type not in DTYPES and tensor.data_type not in _NARROW:
         sentence = f"Tensor {tensor.name} is of type {type_name(tensor.data_type)}."
         raise ModelpressError("unsupported_graph", sentence, node=tensor.name)
     try:
-        array: Array = numpy_helper.to_array(tensor)
+        outside = is_outside(tensor)
+        array: Array = map_tensor(tensor, {} if maps is None else maps) if outside else numpy_helper.to_array(tensor)
         if tensor.data_type in _NARROW:
             array = array.astype(_NARROW[tensor.data_type])
     except (ValueError, TypeError) as error:

@@ -15,7 +15,7 @@ from core.network.onnx_module import OnnxModule
 from core.network.onnx_names import name_weights
 from core.network.onnx_operators.elementwise import DTYPES
 from core.network.onnx_recurrent import split_weights
-from core.network.onnx_steps import DEFAULT_DOMAINS, RUN_ERRORS, first_line, fold_constants, to_array
+from core.network.onnx_steps import DEFAULT_DOMAINS, RUN_ERRORS, first_line, fold_constants, to_arrays
 from core.network.sampling import example_of
 from core.network.strip import own_metadata
 
@@ -45,7 +45,7 @@ def read_onnx(model: onnx.ModelProto) -> FlatProgram:
         inputs=inputs,
         outputs=tuple(output.name for output in model.graph.output),
         example=example,
-        dtype=dominant_dtype((str(to_array(tensor).dtype), len(tensor.raw_data)) for tensor in model.graph.initializer),
+        dtype=dominant_dtype((str(array.dtype), array.nbytes) for array in to_arrays(model.graph.initializer).values()),
         opset=opset,
         producer=f"{model.producer_name} {model.producer_version}".strip()[:100] or None,
         metadata=own_metadata(model),
@@ -68,7 +68,7 @@ def trace_values(model: onnx.ModelProto, inputs: Sequence[torch.Tensor]) -> dict
 def _load(model: onnx.ModelProto) -> tuple[OnnxModule, tuple[TensorDescription, ...], int]:
     graph = model.graph
     opset = next(entry.version for entry in model.opset_import if entry.domain in DEFAULT_DOMAINS)
-    stored = {tensor.name: to_array(tensor) for tensor in graph.initializer}
+    stored = to_arrays(graph.initializer)
     constants = dict(stored)
     steps = split_weights(fold_constants(read_steps(graph, opset, constants), constants), constants)
     used = {name for step in steps for name in step.inputs} | {output.name for output in graph.output}

@@ -4,12 +4,17 @@ from collections.abc import Iterable, MutableSequence
 
 import onnx
 
+from core.network.onnx_outside import is_outside, place_of, put_outside
+
 # What exporters write for people who debug them.
 _TRACES = ("pkg.torch", "pkg.onnxscript", "namespace", "source", "stack_trace")
 
 
 def strip_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without doc strings and without exporters' traces; the user's own `metadata_props` stay."""
+    """A copy without doc strings, exporters' traces and paths of weights; the user's own `metadata_props` stay.
+
+    It is for counting bytes: of a weight that is in another file only that file's name is left.
+    """
     stripped = onnx.ModelProto()
     stripped.CopyFrom(model)
     stripped.ClearField("doc_string")
@@ -60,6 +65,9 @@ def _strip_values(values: Iterable[onnx.ValueInfoProto]) -> None:
 def _strip_tensor(tensor: onnx.TensorProto) -> None:
     tensor.ClearField("doc_string")
     del tensor.metadata_props[:]
+    if is_outside(tensor):
+        location, offset, length = place_of(tensor)
+        put_outside(tensor, location.rpartition("/")[2], offset, length)
 
 
 def _keep_own(entries: MutableSequence[onnx.StringStringEntryProto]) -> None:
