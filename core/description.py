@@ -107,11 +107,15 @@ class InputMapping(Described):
     )
 
 
-ArrayNames = str | dict[str, str]
+# Several names are columns of numbers that make one array, one column beside the other.
+ColumnNames = str | Annotated[tuple[str, ...], Field(min_length=1, max_length=10_000)]
+ArrayNames = ColumnNames | dict[str, ColumnNames]
 
 
 class SplitArrays(Described):
     """The names of the arrays or columns of one given split; `x` by input where the network has several.
+
+    A list of names stands for one array of these columns of numbers.
 
     `pair` is the other side of each pair, for the task `embedding`.
     """

@@ -14,7 +14,7 @@ from core.data.formats import is_tokenizer, open_source
 from core.data.guess import find_splits
 from core.data.overlap import count_overlap
 from core.data.preprocessor import is_preprocessor
-from core.data.source import DataFile, Source
+from core.data.source import DataFile, Source, tell
 from core.data.splits import Split, draw_splits, key_of
 from core.data.tokens import UncutTexts
 from core.data.transform import Transform, to_tensor
@@ -189,13 +189,13 @@ def _check(
     )
     for names, columns in sides:
         for name, column in columns.items():
-            told = names if isinstance(names, str) else names[name]
+            told = tell(names[name] if isinstance(names, dict) else names)
             check_samples(told, column, transforms[name], wiring.described(name))
             check_pairing(told, len(column), len(samples), "samples of another input")
     if samples.labels is None:
         return None
     told = arrays.y or str(arrays.x)
-    check_pairing(str(arrays.x), len(samples), len(samples.labels))
+    check_pairing(str(arrays.x) if isinstance(arrays.x, dict) else tell(arrays.x), len(samples), len(samples.labels))
     return check_labels(told, samples.labels, wiring.spec.task, outputs)
 
 

@@ -40,6 +40,9 @@ LABELS: Mapping[Task, Sequence[str]] = {
     "token_classification": ("ner_tags", "tags", "pos_tags", "labels", "y"),
     "embedding": ("score", "similarity_score", "similarity", "label", "y"),
 }
+# A column of these names may also be one of several features.
+AMBIGUOUS = ("x", "input")
+VECTOR_TASKS = ("classification", "multi_label", "regression", "none")
 PAIRS = ("sentence2", "text2", "pair", "positive")
 # One table without splits is divided by the content of its samples.
 FRACTIONS = FractionSplits(x="", fractions={"train": 0.7, "validation": 0.1, "evaluation": 0.2}, by="content")
@@ -86,18 +89,33 @@ def _of_arrays(source: Source, task: Task) -> GivenSplits | FractionSplits:
     )
 
 
+def _is_feature(name: str, table: Table, task: Task) -> bool:
+    """Whether a column of an ambiguous name is one number a row of many."""
+    return name in AMBIGUOUS and name in table.numeric and task in VECTOR_TASKS
+
+
+def _features(table: Table, task: Task, y: str | None) -> tuple[str, ...]:
+    """All columns but the label, where every one of them holds numbers."""
+    names = tuple(name for name in table.columns if name != y)
+    usable = task in VECTOR_TASKS and (y is not None or task == "none") and table.numeric.issuperset(names)
+    return names if usable else ()
+
+
 def _of_table(table: Table, task: Task) -> SplitArrays:
-    x = next((name for name in SAMPLES if name in table.columns), None)
-    if x is None:
+    labels = [name for name in LABELS.get(task, ()) if name in table.columns]
+    x = next((name for name in SAMPLES if name in table.columns and not _is_feature(name, table, task)), None)
+    y = next((name for name in labels if name != x), None)
+    features = () if x else _features(table, task, y)
+    if x is None and not features:
         raise ModelpressError(
             "invalid_data",
             f"It is not clear which of these columns are samples: {', '.join(table.columns[:50])}.",
-            hint='Set `splits`, such as {"evaluation": {"x": "text", "y": "label"}}.',
+            hint='Set `splits`, such as {"evaluation": {"x": "text", "y": "label"}}; columns of numbers are a list: '
+            '{"x": ["age", "height"], "y": "label", "fractions": {"evaluation": 0.2}}.',
         )
-    y = next((name for name in LABELS.get(task, ()) if name in table.columns and name != x), None)
     pair = next((name for name in PAIRS if name in table.columns), None) if task == "embedding" else None
     return SplitArrays(
-        x=table.full_name(x),
+        x=table.full_name(x) if x else tuple(map(table.full_name, features)),
         y=table.full_name(y) if y else None,
         pair=table.full_name(pair) if pair else None,
     )

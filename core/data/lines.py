@@ -10,8 +10,9 @@ import numpy as np
 from pydantic import JsonValue
 
 from core.data.cells import MAX_CELL_BYTES, Cells, SpoolStore, pack
-from core.data.columns import ArrayColumn
+from core.data.columns import ArrayColumn, Column
 from core.data.source import DataFile, Loader, Raw, Source, Table, group_by_split
+from core.data.stack import stack_numbers
 from core.errors import ModelpressError
 
 PIECE_CHARACTERS = 1 << 16
@@ -27,11 +28,11 @@ def open_csv(files: list[DataFile]) -> Source:
     tables = []
     for split, parts in group_by_split(files).items():
         headers = [_csv_header(part) for part in parts]
-        for part, header in zip(parts, headers, strict=True):
-            if header != headers[0]:
-                raise ModelpressError("invalid_data", f"{part.name} has other columns than {parts[0].name}.")
-        table = Table(split, tuple(headers[0]))
-        for place, column in enumerate(headers[0]):
+        header = headers[0]
+        if other := next((part for part, found in zip(parts, headers, strict=True) if found != header), None):
+            raise ModelpressError("invalid_data", f"{other.name} has other columns than {parts[0].name}.")
+        table = Table(split, header, _numeric(parts[0], header), partial(_stack_csv, parts, header))
+        for place, column in enumerate(header):
             loaders[table.full_name(column)] = partial(_load_csv, parts, place, table.full_name(column))
         tables.append(table)
     return Source("csv", loaders, tuple(tables))
@@ -45,7 +46,8 @@ def open_jsonl(files: list[DataFile]) -> Source:
         first = next(_json_rows(parts[:1]), None)
         if first is None:
             raise ModelpressError("invalid_data", f"{parts[0].name} has no line.")
-        table = Table(split, tuple(first))
+        numeric = frozenset(column for column, value in first.items() if _kind(value) == "number")
+        table = Table(split, tuple(first), numeric, partial(_stack_json, parts))
         for column, value in first.items():
             loaders[table.full_name(column)] = partial(_load_json, parts, column, table.full_name(column), value)
         tables.append(table)
@@ -67,11 +69,11 @@ def _open(file: DataFile) -> TextIO:
     return file.path.open(encoding="utf-8-sig", newline="")
 
 
-def _csv_header(file: DataFile) -> list[str]:
+def _csv_header(file: DataFile) -> tuple[str, ...]:
     header = next(_csv_rows(file), None)
     if not header or len(header) > MAX_COLUMNS or len(set(header)) != len(header):
         raise ModelpressError("invalid_data", f"The first row of {file.name} must name each column once.")
-    return header
+    return tuple(header)
 
 
 def _csv_rows(file: DataFile) -> Iterator[list[str]]:
@@ -108,6 +110,34 @@ def _load_csv(files: list[DataFile], place: int, full: str) -> Cells:
                 yield values[place].encode()
 
     return Cells("text", full, SpoolStore(cells()))
+
+
+def _stack_csv(files: list[DataFile], header: tuple[str, ...], names: tuple[str, ...]) -> Column:
+    places = [header.index(name) for name in names]
+
+    def rows() -> Iterator[list[str]]:
+        for file in files:
+            found = _csv_rows(file)
+            next(found)
+            for values in found:
+                yield [values[place] for place in places]
+
+    return stack_numbers(rows(), names)
+
+
+def _numeric(file: DataFile, header: tuple[str, ...]) -> frozenset[str]:
+    """The columns of which the first row is a number."""
+    rows = _csv_rows(file)
+    next(rows)
+    return frozenset(name for name, value in zip(header, next(rows, []), strict=False) if _is_number(value))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _json_rows(files: list[DataFile]) -> Iterator[dict[str, JsonValue]]:
@@ -147,6 +177,10 @@ def _load_json(files: list[DataFile], column: str, full: str, first: JsonValue) 
     if kind == "number":
         return ArrayColumn(np.asarray(list(values())))
     return Cells("text" if kind == "text" else "list", full, SpoolStore(pack(value) for value in values()))
+
+
+def _stack_json(files: list[DataFile], names: tuple[str, ...]) -> Column:
+    return stack_numbers(([row.get(name) for name in names] for row in _json_rows(files)), names)
 
 
 def _kind(value: JsonValue) -> str | None:

@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from core.data.cells import MAX_CELL_BYTES, Cells, SpoolStore, pack
-from core.data.columns import ArrayColumn
+from core.data.columns import ArrayColumn, Column
 from core.data.source import DataFile, Loader, Raw, Source, Table, group_by_split
+from core.data.stack import stack_numbers
 from core.errors import ModelpressError
 
 BATCH_ROWS = 256
@@ -30,7 +31,8 @@ def open_parquet(files: list[DataFile]) -> Source:
         for shard, schema in zip(shards[1:], schemas[1:], strict=True):
             if schema.names != schemas[0].names:
                 raise ModelpressError("invalid_data", f"{shard.name} has other columns than {shards[0].name}.")
-        table = Table(split, tuple(schemas[0].names))
+        numeric = frozenset(name for name in schemas[0].names if _is_number(schemas[0].field(name).type))
+        table = Table(split, tuple(schemas[0].names), numeric, partial(_stack, shards))
         for column in table.columns:
             full = table.full_name(column)
             loaders[full] = partial(_load, shards, column, full, schemas[0].field(column).type)
@@ -75,10 +77,27 @@ def _load(shards: list[DataFile], column: str, full: str, kind: pa.DataType) -> 
         return Cells("image", full, SpoolStore(_cells(shards, column, full)))
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         return Cells("list", full, SpoolStore(_cells(shards, column, full)))
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+    if _is_number(kind):
         parts = [np.asarray(part.to_numpy(zero_copy_only=False)) for part in _parts(shards, column, full)]
         return ArrayColumn(np.concatenate(parts) if parts else np.empty(0, np.int64))
     raise ModelpressError("invalid_data", f"Column `{full}` holds {kind}, which is neither image, text nor number.")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
+
+
+def _stack(shards: list[DataFile], names: tuple[str, ...]) -> Column:
+    def rows() -> Iterator[tuple[Any, ...]]:
+        for shard in shards:
+            try:
+                with pq.ParquetFile(shard.path, buffer_size=BUFFER_BYTES, pre_buffer=False) as opened:
+                    for batch in opened.iter_batches(BATCH_ROWS, columns=list(names)):
+                        yield from zip(*(batch.column(name).to_pylist() for name in names), strict=True)
+            except DAMAGE as error:
+                raise _damaged(shard) from error
+
+    return stack_numbers(rows(), names)
 
 
 def _is_image(kind: pa.DataType) -> bool:

@@ -8,12 +8,13 @@ from typing import final
 
 from core.data.cells import Cells
 from core.data.columns import Column
-from core.description import DataFormat, InputMapping, SplitName
+from core.description import ColumnNames, DataFormat, InputMapping, SplitName
 from core.errors import ModelpressError
 from core.messages import StagedFile
 
 Raw = Column | Cells
 Loader = Callable[[], Raw]
+Stacker = Callable[[tuple[str, ...]], Column]
 
 # Words in the names of files and folders that say which split they hold.
 SPLIT_WORDS: Mapping[str, SplitName] = {
@@ -46,10 +47,15 @@ def data_files(staged: Sequence[StagedFile]) -> list[DataFile]:
 @final
 @dataclass(frozen=True)
 class Table:
-    """Columns with one sample a row that belong together; `split` is what their file or folder is named after."""
+    """Columns with one sample a row that belong together; `split` is what their file or folder is named after.
+
+    `numeric` are the columns that begin with a number; `stack` makes one column (n, names) of several of them.
+    """
 
     split: SplitName | None
     columns: tuple[str, ...]
+    numeric: frozenset[str] = frozenset()
+    stack: Stacker | None = None
 
     def full_name(self, column: str) -> str:
         """The name by which a spec asks for a column: `train/image`, or `image` where no split is named."""
@@ -69,8 +75,24 @@ class Source:
     preprocessor: InputMapping | None = None
     notes: tuple[str, ...] = ()
 
-    def load(self, name: str) -> Raw:
-        """The column `name`; raises `invalid_data` when there is none or it cannot be read."""
+    def load(self, names: ColumnNames) -> Raw:
+        """A column, or several of numbers as one; raises `invalid_data` when there is none or it cannot be read."""
+        return self._load(names) if isinstance(names, str) else self._stack(names)
+
+    def _stack(self, names: tuple[str, ...]) -> Column:
+        for table in self.tables:
+            prefix = f"{table.split}/"
+            bare = tuple(name.removeprefix(prefix) for name in names)
+            own = all(name.startswith(prefix) for name in names) or len(self.tables) == 1 or table.split is None
+            if own and table.stack is not None and set(bare) <= set(table.columns):
+                return table.stack(bare)
+        raise ModelpressError(
+            "invalid_data",
+            f"No table has all of the columns {tell(names)}.",
+            hint="Name columns of CSV, JSONL or parquet, all of one split, such as `train/age` and `train/height`.",
+        )
+
+    def _load(self, name: str) -> Raw:
         alike = [loader for full, loader in self.loaders.items() if full.partition("/")[2] == name]
         if name not in self.loaders and len(alike) == 1 and len(self.tables) == 1:
             return alike[0]()
@@ -78,6 +100,13 @@ class Source:
             known = ", ".join(sorted(self.loaders)[:50]) or "none"
             raise ModelpressError("invalid_data", f"Array `{name}` is not there. Arrays found: {known}.")
         return self.loaders[name]()
+
+
+def tell(names: ColumnNames) -> str:
+    """Names as a sentence has them: the first few."""
+    if isinstance(names, str):
+        return names
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def split_of(name: str) -> SplitName | None:

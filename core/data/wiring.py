@@ -13,7 +13,7 @@ from core.data.cells import Cells
 from core.data.columns import Array, Column, Rows, SameColumn, SliceColumn, WindowColumn
 from core.data.images import ImageColumn
 from core.data.labels import collect_names, encode_labels
-from core.data.source import Raw, Source
+from core.data.source import Raw, Source, tell
 from core.data.tokens import Encoder, TagColumn, TokenColumn, UncutTexts, part_of_input, tokenise_whole
 from core.data.transform import Transform, dtype_of
 from core.description import ArrayNames, DatasetSpec, InputMapping, SplitArrays, TensorDescription
@@ -131,7 +131,7 @@ class Wiring:
         if len(names) > 1 and not is_text and self.spec.task != "language_modelling":
             raise ModelpressError(
                 "invalid_data",
-                f"The model has {len(names)} inputs ({', '.join(names)}) and array `{x}` can feed one.",
+                f"The model has {len(names)} inputs ({', '.join(names)}) and array `{tell(x)}` can feed one.",
                 hint='Name an array for each input: "x": {"' + names[0] + '": "…", …}.',
             )
         return dict.fromkeys(names, raw)

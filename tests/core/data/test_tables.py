@@ -221,3 +221,36 @@ def test_a_text_is_no_longer_than_a_model_can_take(text_file, tokenizer):
     file = text_file("test.jsonl", '{"text": "the cat", "label": 0}\n')
     assert open_dataset([file, tokenizer], spec(), free, longest=64).inputs[0].shape == ("batch", 64)
     assert open_dataset([file, tokenizer], spec(), free, longest=512).inputs[0].shape == ("batch", 128)
+
+
+def test_columns_of_numbers_are_one_vector(text_file, parquet_file, rng):
+    numbers = rng.normal(size=(40, 3)).astype(np.float32)
+    rows = [*numbers.tolist()]
+    header = "age,height,x,target"
+    csv = "\n".join([header, *(",".join(map(str, [*row, sum(row)])) for row in rows)])
+    jsonl = "\n".join(f'{{"age": {a}, "height": {b}, "x": {c}, "target": {a + b + c}}}' for a, b, c in rows)
+    columns = dict(zip(("age", "height", "x"), numbers.T, strict=True)) | {"target": numbers.sum(axis=1)}
+    inputs = (TensorDescription(name="features", dtype="float32", shape=("batch", 3)),)
+    outputs = (TensorDescription(name="price", dtype="float32", shape=("batch", 1)),)
+    for file in (text_file("test.csv", csv), text_file("test.jsonl", jsonl), parquet_file("test.parquet", columns)):
+        found = describe_dataset([file], spec("regression"))
+        assert found.inputs[0].shape == ("batch", 3)
+        dataset = open_dataset([file], spec("regression"), inputs, outputs=outputs)
+        batch = next(dataset.batches("evaluation", 40))
+        np.testing.assert_allclose(batch.inputs["features"].numpy(), numbers, rtol=1e-6)
+        np.testing.assert_allclose(batch.labels.numpy(), numbers.sum(axis=1), rtol=1e-5)
+    file = text_file("house.csv", csv)
+    chosen = FractionSplits(x=("x", "age"), y="target", fractions={"evaluation": 0.5})
+    described = describe_dataset([file], spec("regression", splits=chosen))
+    assert (described.inputs[0].shape, described.splits["evaluation"].samples) == (("batch", 2), 20)
+
+
+def test_numbers_that_are_none_are_named_with_row_and_column(text_file):
+    head = "age,height,label\n1,2,no\n3,4,yes\n"
+    for bad in ("5,,no", "5,tall,no", "5,nan,no", "5,1e99,no"):
+        assert "Row 2 of `height` is no finite number" in fails([text_file("test.csv", head + bad)], spec())
+    missing = '{"age": 1, "height": 2, "label": 0}\n{"age": 1, "label": 0}\n'
+    assert "Row 1 of `height` is no finite number" in fails([text_file("test.jsonl", missing)], spec())
+    assert "not clear which of these columns" in fails([text_file("test.csv", "town,age,label\nRome,2,no\n")], spec())
+    named = spec(splits={"evaluation": SplitArrays(x=("age", "weight"), y="label")})
+    assert "No table has all of the columns age, weight" in fails([text_file("test.csv", head)], named)
