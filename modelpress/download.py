@@ -14,7 +14,12 @@ class WrongBytesError(Exception):
 
 
 def download(artifact: Artifact, chunks: Iterable[bytes], folder: Path) -> list[Path]:
-    """Write one file, or unpack the zip of several, into `folder`; raises `WrongBytesError`."""
+    """Write one file, or unpack the zip of several, into `folder`; raises `WrongBytesError`.
+
+    What is a zip by its kind, such as `bundle.zip`, gets a folder of its own: its files may be named as others are.
+    """
+    if artifact.kind.endswith(".zip"):
+        folder /= Path(artifact.kind).stem
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".arriving-") as temporary:
         arrived = Path(temporary) / "content"

@@ -4,6 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -12,7 +13,7 @@ from pydantic import JsonValue
 
 from core.compression.method import Report
 from core.description import ModelDescription, TensorDescription
-from core.messages import RunJob
+from core.messages import RunJob, StagedFile
 from core.verdict import Reproduce, Verdict
 
 _PACKAGES = ("modelpress", "torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors")
@@ -58,8 +59,8 @@ class Papers:
         return {
             "seed": self.request.seed,
             "versions": dict[str, JsonValue](versions()),
-            "model_sha256": self.request.model[0].sha256,
-            "dataset_sha256": [file.sha256 for file in self.request.dataset],
+            "model": _digests(self.request.model),
+            "dataset": _digests(self.request.dataset),
             "steps": [
                 {"method": spec.method, **report.plan}
                 for spec, report in zip(self.request.recipe.steps, self.reports, strict=True)
@@ -104,6 +105,10 @@ def _usage(inputs: tuple[TensorDescription, ...]) -> list[str]:
         *shapes,
         f"outputs = session.run(None, {{{feed}}})",
     ]
+
+
+def _digests(files: Sequence[StagedFile]) -> list[JsonValue]:
+    return [{"filename": file.filename, "sha256": file.sha256, "bytes": file.bytes} for file in files]
 
 
 def _write_json(path: Path, value: JsonValue) -> None:

@@ -11,6 +11,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from core.compression.bundle import write_bundle
 from core.compression.checks import check_step
 from core.compression.context import Context, Emit
 from core.compression.layers import list_layers
@@ -34,7 +35,7 @@ from core.network.inspect import inspect, read
 from core.network.network import Network
 from core.network.onnx_outside import save_onnx
 from core.network.sampling import integer_limits, longest_text
-from core.network.upload import staged_by_name
+from core.network.upload import Files, staged_by_name
 from core.states import StepState
 from core.verdict import Verdict
 
@@ -57,6 +58,7 @@ class Prepared:
     original: Path
     dataset: Dataset | None
     probes: tuple[Tensor, ...]
+    companions: Files
 
 
 @dataclass
@@ -99,6 +101,8 @@ class _Job:
             verdict = self._measure(prepared, network, reports)
         papers.write(self._out, verdict, self._log)
         self._announce()
+        if bundle := write_bundle(self._out, ONNX, prepared.companions, prepared.description):
+            self._emit(bundle)
         return verdict
 
     def _emit(self, message: Message) -> None:
@@ -137,7 +141,9 @@ class _Job:
         description = inspect(files, request.seed)
         read_network = read(files, request.seed)
         network = fold_batch_norm(read_network)
-        dataset = self._open_data(network)
+        # The tokenizer of a Hugging Face folder may be inside a zip.
+        beside = companions(files, self._scratch / "companions")
+        dataset = self._open_data(network, beside)
         probes = _probes(network, dataset)
         _check_folding(read_network, network, probes)
         original = Path(request.model[0].path)
@@ -152,9 +158,9 @@ class _Job:
             f"{description.format} model with {description.parameters:,} parameters, {len(description.layers)} layers."
         )
         self._emit(LogMessage(step="prepare", text=text))
-        return Prepared(description, network, original, dataset, probes)
+        return Prepared(description, network, original, dataset, probes, beside)
 
-    def _open_data(self, network: Network) -> Dataset:
+    def _open_data(self, network: Network, beside: Files) -> Dataset:
         """The data set of the job; without one inputs that are drawn, where every step can do with them."""
         request = self._request
         if request.dataset_spec is None:
@@ -165,15 +171,13 @@ class _Job:
             limits = dict(zip(names, integer_limits(network.graph), strict=True))
             return synthesise(network.inputs, limits, request.seed, sizes=network.sizes)
         self._progress(PREPARED / 2, "prepare", "Reading the data")
-        # The tokenizer of a Hugging Face folder may be inside a zip.
-        unpacked = companions(staged_by_name(request.model), self._scratch / "companions")
         return open_dataset(
             data_files(request.dataset),
             request.dataset_spec,
             network.inputs,
             outputs=network.outputs,
             longest=longest_text(network),
-            beside=[*(DataFile(path, name) for name, path in unpacked.items()), *data_files(request.model)],
+            beside=[*(DataFile(path, name) for name, path in beside.items()), *data_files(request.model)],
         )
 
     def _compress(self, prepared: Prepared) -> tuple[Network, tuple[Report, ...]]:

@@ -99,7 +99,7 @@ def show_artifact(row: ArtifactRow) -> Artifact:
         created_at=row.created_at,
         job=row.job_id,
         kind=row.kind,
-        filename=row.files[0]["filename"] if len(row.files) == 1 else f"{row.kind}.zip",
+        filename=row.files[0]["filename"] if len(row.files) == 1 else f"{row.kind.removesuffix('.zip')}.zip",
         sha256=row.sha256,
         bytes=row.bytes,
         files=tuple(ArtifactFile.model_validate(file) for file in row.files),

@@ -1,8 +1,6 @@
 """Hugging Face folders: models that transformers builds from tiny configs, against the same model in transformers."""
 
 import json
-import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +18,8 @@ from core.network.gate import check, recognise
 from core.network.hf_folder import companions
 from core.network.inspect import inspect, read
 from core.network.upload import Files
+from tests.core.network.hf_models import SMALL, save, zipped
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 TEXT = {**SMALL, "vocab_size": 100}
 CONVOLUTIONS = {"conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10, 3], "num_feat_extract_layers": 2}
 
@@ -95,20 +93,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[int | str, ...]
         "audio-classification",
     ),
 }
-
-
-def save(model: nn.Module, folder: Path, **options: object) -> dict[str, Path]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model.eval().save_pretrained(folder, **options)
-    return {path.name: path for path in sorted(folder.iterdir())}
-
-
-def zipped(files: Files, path: Path, prefix: str = "") -> Path:
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, file in files.items():
-            archive.write(file, prefix + name)
-    return path
 
 
 def refusal(files: Path | Files) -> ModelpressError:
