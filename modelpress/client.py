@@ -4,7 +4,7 @@ import base64
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from modelpress.connection import Connection, Request, UnreachableError
 from modelpress.download import download
 
 _CHUNK = 1 << 20
+Progress = Callable[[int], None]
 Shape = TypeVar("Shape", bound=BaseModel)
 Subject = TypeVar("Subject", Model, Dataset)
 
@@ -38,8 +39,11 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def upload(self, path: Path) -> Upload:
-        """Send a file with its digest; the service refuses it when a byte was lost."""
+    def upload(self, path: Path, name: str | None = None, progress: Progress = lambda _: None) -> Upload:
+        """Send a file with its digest; the service refuses it when a byte was lost.
+
+        `name` is told instead of the file's own; `progress` hears how many bytes have been sent.
+        """
         with path.open("rb") as file:
             digest = base64.b64encode(hashlib.file_digest(file, "sha256").digest()).decode()
         headers = {
@@ -48,8 +52,8 @@ class Client:
             "Repr-Digest": f"sha-256=:{digest}:",
             "Idempotency-Key": str(uuid.uuid4()),
         }
-        params = {"filename": path.name}
-        return self._ask(Upload, Request("POST", "/v1/uploads", params, headers, lambda: _chunks(path)))
+        params = {"filename": name or path.name}
+        return self._ask(Upload, Request("POST", "/v1/uploads", params, headers, lambda: _chunks(path, progress)))
 
     def create_model(self, asked: ModelCreate) -> Model:
         """Make a model of an upload; it is inspected in the background."""
@@ -169,7 +173,10 @@ class Client:
                     yield StreamEvent.model_validate_json(event.data)
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Path, progress: Progress) -> Iterator[bytes]:
+    sent = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             yield chunk
+            sent += len(chunk)
+            progress(sent)

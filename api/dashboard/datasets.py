@@ -76,7 +76,7 @@ def request_body(texts: Mapping[str, str]) -> dict[str, Any]:
         if text(f"{split}.x")
     }
     return {
-        "uploads": [text("upload")],
+        "uploads": text("upload").split(","),
         "name": text("name") or None,
         "task": text("task"),
         "inputs": {"x": mapping},

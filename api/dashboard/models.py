@@ -14,6 +14,7 @@ from core.services import jobs, models
 router = APIRouter(route_class=PageRoute)
 
 PAGE_SIZE = 25
+MOST_FILES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +35,12 @@ def show_models(view: Seen, after: str | None = None) -> Response:
 
 @router.post("/models")
 def add_model(view: Done, texts: Texts) -> Response:
-    """Make a model of a file that the page has uploaded."""
+    """Make a model of the files that the page has uploaded."""
     view.need("models:write")
     try:
         with view.session.begin_nested():
-            asked = ModelCreate(uploads=(texts.get("upload", ""),), name=texts.get("name", "").strip()[:200] or None)
+            uploads = tuple(texts.get("upload", "").split(",")[:MOST_FILES])
+            asked = ModelCreate(uploads=uploads, name=texts.get("name", "").strip()[:200] or None)
             made = models.create(view.session, view.tenant, asked)
         return see(f"/models/{made.id}")
     except ModelpressError as error:

@@ -69,6 +69,8 @@ def build_hf(folder: HfFolder) -> HfModel:
     with silence("transformers"):
         transformers = importlib.import_module("transformers")
         mappings = importlib.import_module("transformers.models.auto.modeling_auto")
+        # A bar of progress on standard error would be taken for a warning.
+        transformers.utils.logging.disable_progress_bar()
         kind = kind_of(folder.config, {task: getattr(mappings, name) for task, name in TASKS.items()})
         try:
             model, missing = _load(getattr(transformers, kind.architecture), folder)

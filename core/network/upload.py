@@ -16,10 +16,14 @@ def as_files(source: Path | Files) -> Files:
 
 
 def staged_by_name(staged: Sequence[StagedFile]) -> Files:
-    """The staged files of a model; raises `invalid_request` where two have the same name."""
+    """The staged files of a model; raises `invalid_request` where two have the same name.
+
+    A file whose name another has that lies in fewer folders is told apart by its own: `1_Pooling/config.json`.
+    """
     files: dict[str, Path] = {}
-    for file in staged:
-        name = file.filename.replace("\\", "/").rpartition("/")[2]
+    paths = [file.filename.replace("\\", "/").split("/") for file in staged]
+    for steps, file in sorted(zip(paths, staged, strict=True), key=lambda pair: len(pair[0])):
+        name = steps[-1] if steps[-1] not in files else "/".join(steps[-2:])
         if name in files:
             raise ModelpressError("invalid_request", f"Two files of the model are named {name}.", pointer="/uploads")
         files[name] = Path(file.path)

@@ -160,8 +160,12 @@ def _object_to_inputs(model: ModelDescription, data: DatasetDescription) -> Iter
         text = f"The model has the inputs {names}; the data set does not give {', '.join(missing)}."
         yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text)
         return
+    if model.format == "hf" and data.format in ("images", "parquet"):
+        # The preprocessor that came with the model brings images to its size.
+        by_name = {name: tensor for name, tensor in by_name.items() if len(tensor.shape) != 4}
     for wanted in model.inputs:
-        yield from _object_to_input(wanted, by_name[wanted.name])
+        if wanted.name in by_name:
+            yield from _object_to_input(wanted, by_name[wanted.name])
 
 
 def _is_text(tensor: TensorDescription) -> bool:

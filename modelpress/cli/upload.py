@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
 from core.description import DatasetSpec, Task
 from core.resources.model import Dataset, DatasetCreate, Model, ModelCreate
@@ -12,14 +13,23 @@ from core.states import InspectionState
 from modelpress.cli.credentials import connect
 from modelpress.cli.dataset_options import checked, dataset_spec, read_yaml
 from modelpress.cli.numbers import amount, size
-from modelpress.cli.output import ENDED_BADLY, JsonFlag, complain_failure, say, show_json, wants_json
+from modelpress.cli.output import (
+    ENDED_BADLY,
+    JsonFlag,
+    complain_failure,
+    error_console,
+    say,
+    show_json,
+    wants_json,
+)
 from modelpress.client import Client
+from modelpress.folder import Sent, files_of
 
 
 def upload(  # noqa: PLR0913  (every parameter is an option of the command line)
     files: Annotated[
         list[Path],
-        typer.Argument(exists=True, dir_okay=False, help="A model or samples; several where they belong together."),
+        typer.Argument(exists=True, help="A model or samples; several files, or a folder, where they belong together."),
     ],
     *,
     name: Annotated[str | None, typer.Option(help="A name; else the name of the file.")] = None,
@@ -47,28 +57,51 @@ def upload(  # noqa: PLR0913  (every parameter is an option of the command line)
     _json: JsonFlag = False,
 ) -> None:
     """Upload a model, or samples with --dataset; wait for the inspection and print what it found."""
+    if dataset and any(file.is_dir() for file in files):
+        raise typer.BadParameter("samples are files; put a folder of images into a zip", param_hint="FILES")
+    first = files[0].resolve()
+    name = name or (first.name if first.is_dir() else first.stem)
     with connect() as client:
         if not dataset:
-            show_model(client.inspected(upload_model(client, files, name or files[0].stem)))
+            show_model(client.inspected(upload_model(client, files, name)))
             return
         if spec:
             read = checked(DatasetSpec, read_yaml(spec), str(spec))
         else:
             read = dataset_spec(task=task, inputs=input_ or (), splits=split or ())
-        show_dataset(client.inspected(upload_dataset(client, files, name or files[0].stem, read)))
+        show_dataset(client.inspected(upload_dataset(client, files, name, read)))
 
 
 def upload_model(client: Client, files: Sequence[Path], name: str) -> Model:
-    """Upload a model; its inspection has begun."""
-    received = tuple(client.upload(file).id for file in files)
+    """Upload the files of a model, or a folder with one; its inspection has begun."""
+    received = _send(client, files_of(files))
     return client.create_model(ModelCreate(uploads=received, name=name))
 
 
 def upload_dataset(client: Client, files: Sequence[Path], name: str, spec: DatasetSpec) -> Dataset:
     """Upload samples; their inspection has begun."""
-    received = tuple(client.upload(file).id for file in files)
+    received = _send(client, files_of(files))
     asked = {**spec.model_dump(exclude_unset=True), "uploads": received, "name": name}
     return client.create_dataset(DatasetCreate.model_validate(asked))
+
+
+def _send(client: Client, files: Sequence[Sent]) -> tuple[str, ...]:
+    """The ids of the uploads; a terminal shows how far they are."""
+    received: list[str] = []
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    hidden = wants_json() or not error_console.is_terminal
+    with Progress(*columns, console=error_console, transient=True, disable=hidden) as shown:
+        bar = shown.add_task("", total=sum(file.path.stat().st_size for file in files))
+        done = 0
+        for file in files:
+            shown.update(bar, description=file.name)
+
+            def tell(sent: int, before: int = done) -> None:
+                shown.update(bar, completed=before + sent)
+
+            received.append(client.upload(file.path, file.name, tell).id)
+            done += file.path.stat().st_size
+    return tuple(received)
 
 
 def show_model(model: Model) -> None:

@@ -27,7 +27,7 @@ def sign_in(page: Page, service: Service) -> None:
 def upload_model(page: Page, service: Service) -> str:
     """Upload the shipped network, wait until it is ready, and give the address of its page."""
     page.goto(f"{service.url}/models")
-    page.get_by_label("File", exact=True).set_input_files(DEMO / "lenet5.onnx")
+    page.get_by_label("Files", exact=True).set_input_files(DEMO / "lenet5.onnx")
     page.get_by_label("Name").fill("LeNet-5")
     page.get_by_role("button", name="Upload").click()
     expect(page.locator("#state")).to_have_text("Ready", timeout=90_000)
@@ -121,11 +121,33 @@ def test_a_hostile_file_is_rejected_on_its_page(page: Page, service: Service, tm
     broken = tmp_path / "broken <b>net.onnx"
     broken.write_bytes(b"\x80\x04not a network")
     page.goto(f"{service.url}/models")
-    page.get_by_label("File", exact=True).set_input_files(broken)
+    page.get_by_label("Files", exact=True).set_input_files(broken)
     page.get_by_role("button", name="Upload").click()
     expect(page.locator("#state")).to_have_text("Rejected", timeout=60_000)
     expect(page.get_by_role("alert")).to_contain_text("This file was rejected")
     expect(page.get_by_role("heading", level=1)).to_contain_text("broken <b>net")
+
+
+def test_several_files_and_folders_are_one_upload(page: Page, service: Service, tmp_path: Path) -> None:
+    sign_in(page, service)
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    for name in ("pytorch_model.bin", "model-00001-of-00002.safetensors", "notes.md"):
+        (folder / name).write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    sent = []
+    page.on("request", lambda request: sent.append(request.url.rpartition("=")[2]) if "/uploads?" in request.url else 0)
+    for label, what in (
+        ("Files", [folder / "config.json", folder / "model-00001-of-00002.safetensors"]),
+        ("Or a folder", folder),
+    ):
+        page.goto(f"{service.url}/models")
+        page.get_by_label(label, exact=True).set_input_files(what)
+        page.get_by_role("button", name="Upload").click()
+        expect(page.locator("#state")).to_have_text("Rejected", timeout=60_000)
+        expect(page.get_by_role("alert")).to_contain_text("model-00002-of-00002.safetensors")
+        assert sorted(sent) == ["config.json", "model-00001-of-00002.safetensors"]
+        sent.clear()
 
 
 def test_the_theme_is_kept(page: Page, service: Service) -> None:

@@ -58,15 +58,15 @@
   document.addEventListener("htmx:after:swap", follow);
   document.addEventListener("DOMContentLoaded", follow);
 
-  // The file goes up as a raw body, with progress; the form then carries only the id of the upload.
-  const send = (file, token, onProgress) => new Promise((resolve, reject) => {
+  // Files go up one by one as raw bodies, with progress; the form then carries only the ids of the uploads.
+  const send = ({ file, name }, token, onProgress) => new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
-    request.open("POST", `/v1/uploads?filename=${encodeURIComponent(file.name)}`);
+    request.open("POST", `/v1/uploads?filename=${encodeURIComponent(name)}`);
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.setRequestHeader("X-CSRF-Token", token);
     request.setRequestHeader("Idempotency-Key", Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join("-"));
     request.responseType = "json";
-    request.upload.onprogress = (event) => onProgress(event.loaded, event.total);
+    request.upload.onprogress = (event) => onProgress(event.loaded);
     request.onload = () => request.status < 300
       ? resolve(request.response.id)
       : reject(new Error(request.response?.detail ?? `The server answered ${request.status}.`));
@@ -74,19 +74,33 @@
     request.send(file);
   });
 
+  // Of a folder only what may be part of its model, as `modelpress upload FOLDER` chooses.
+  const isOfModel = /^([^/.][^/]*\.(json|txt|model|jinja|safetensors|onnx|onnx_data|data|pt2)|\d+_[A-Za-z]+\/config\.json)$/i;
+  const chosenFiles = (form) => [...form.querySelectorAll("input[type=file]")].flatMap((input) => [...input.files].map((file) => ({
+    file, name: input.webkitdirectory ? file.webkitRelativePath.replace(/^[^/]*\//, "") : file.name, isListed: input.webkitdirectory,
+  }))).filter(({ name, isListed }) => !isListed || isOfModel.test(name));
+
   const upload = async (form) => {
-    const file = form.querySelector("input[type=file]").files[0];
+    const files = chosenFiles(form);
     const [box, says, button] = [".upload", "[data-upload-says]", "[type=submit]"].map((part) => form.querySelector(part));
     const bar = box.querySelector("progress");
+    const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
+    const total = files.reduce((sum, { file }) => sum + file.size, 0);
+    const ids = [];
+    let done = 0;
     box.hidden = false;
     button.setAttribute("aria-disabled", "true");
     says.className = "hint";
     try {
-      const megabytes = (bytes) => (bytes / 1e6).toFixed(1);
-      form.elements.upload.value = await send(file, form.elements.csrf_token.value, (sent, total) => {
-        bar.value = 100 * sent / total;
-        says.textContent = `${megabytes(sent)} of ${megabytes(total)} MB`;
-      });
+      if (!files.length) throw new Error("Choose the files of the upload first.");
+      for (const each of files) {
+        ids.push(await send(each, form.elements.csrf_token.value, (sent) => {
+          bar.value = 100 * (done + sent) / (total || 1);
+          says.textContent = `${files.length > 1 ? `${each.name}, ` : ""}${megabytes(done + sent)} of ${megabytes(total)} MB`;
+        }));
+        done += each.file.size;
+      }
+      form.elements.upload.value = ids.join(",");
       form.submit();
     } catch (error) {
       says.className = "error";

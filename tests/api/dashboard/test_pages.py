@@ -15,7 +15,7 @@ from core.database.tables import DatasetRow, JobRow, ModelRow
 from core.resources.job import JobCreate
 from core.resources.model import Rename
 from core.resources.system import Scope
-from core.services import job_views, jobs, models, sign_in
+from core.services import job_views, jobs, models, sign_in, uploads
 from core.settings import settings
 from core.specs.recipe import Limits
 from core.states import JobState
@@ -362,6 +362,17 @@ class TestWriting:
         text = page.get(answer.headers["location"]).text
         assert "Inspecting" in text
         assert send(page, "/models", upload="upl_none").status_code == 422
+
+    def test_a_model_is_made_of_several_uploads(self, page: TestClient, world: World) -> None:
+        with transaction() as session:
+            tenant = session.get_one(ModelRow, world.ids["model"]).tenant_id
+            names = ("config.json", "model.safetensors")
+            ids = [uploads.record(session, tenant, name, "0" * 64, 1).id for name in names]
+        answer = send(page, "/models", upload=",".join(ids))
+        assert answer.status_code == 303
+        with transaction() as session:
+            row = session.get_one(ModelRow, answer.headers["location"].removeprefix("/models/"))
+            assert [file["filename"] for file in row.files] == list(names)
 
     def test_a_data_set_is_made_of_an_upload(self, page: TestClient, world: World) -> None:
         fields = {
