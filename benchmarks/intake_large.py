@@ -1,10 +1,14 @@
 """Uploads larger than a runner's memory, through the real stack: peak memory of API, supervisor, runner.
 
     python -m benchmarks.intake_large --part data --bytes 3000000000 --memory 1000000000
+    python -m benchmarks.intake_large --part onnx --bytes 4000000000 [--job-memory 16000000000]
 
 `data`: MNIST samples as fp32 with noise, repeated to `--bytes`, as .npz and as .safetensors; inspected, then used by an
-int8 job of the demo's LeNet-5 under the same limit. Memory is what a process holds (resident minus shared with files,
-since the kernel takes pages of files back), sampled every 20 ms; of runner and supervisor that of all their processes.
+int8 job of the demo's LeNet-5 under the same limit. `onnx`: a table, linear layers and random weights of `--bytes`
+altogether, as an .onnx file with two files of data; inspected under the default limit of an inspection, and with
+`--job-memory` quantized to int8 without data under that limit. Memory is what a process holds (resident minus shared
+with files, since the kernel takes pages of files back), sampled every 20 ms; of runner and supervisor that of all their
+processes.
 """
 
 import argparse
@@ -21,13 +25,14 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import onnx
 import psutil
 from numpy.typing import NDArray
 
 from core.description import DatasetSpec, InputMapping, SplitArrays
 from core.resources.job import JobCreate
 from core.resources.model import DatasetCreate, ModelCreate
-from core.specs.quantize import LinearQuantization
+from core.specs.quantize import Calibration, LinearQuantization
 from core.specs.recipe import Limits, Recipe
 from launch.stack import Options
 from launch.supervisor import Supervisor
@@ -47,17 +52,23 @@ Arrays = dict[str, tuple[str, tuple[int, ...], Callable[[], Iterator[bytes]]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Uploads larger than the memory of a runner.")
-    parser.add_argument("--part", choices=["data"], default="data")
+    parser.add_argument("--part", choices=["data", "onnx"], default="data")
     parser.add_argument("--bytes", type=int, default=3_000_000_000)
-    parser.add_argument("--memory", type=int, default=1_000_000_000)
+    parser.add_argument("--memory", type=int, help="limit of an inspection; `data`: 1 GB, `onnx`: the default")
+    parser.add_argument("--job-memory", type=int, help="limit of the job of `onnx`; without it there is none")
     asked = parser.parse_args()
+    if asked.memory is None and asked.part == "data":
+        asked.memory = 1_000_000_000
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
-        limit = {"MODELPRESS_INSPECT_MEMORY_BYTES": str(asked.memory)}
+        limit = {} if asked.memory is None else {"MODELPRESS_INSPECT_MEMORY_BYTES": str(asked.memory)}
         with Supervisor(Options(home=Path(name) / "home", port=None, extra=limit)) as stack:
             key = stack.start(key_name="benchmark").key
             assert key is not None
             with Client(stack.url, key) as client:
-                measure_data(client, Path(name), asked.bytes, asked.memory)
+                if asked.part == "data":
+                    measure_data(client, Path(name), asked.bytes, asked.memory)
+                else:
+                    measure_onnx(client, Path(name), asked.bytes, asked.job_memory)
 
 
 def measure_data(client: Client, folder: Path, size: int, memory: int) -> None:
@@ -88,6 +99,73 @@ def measure_data(client: Client, folder: Path, size: int, memory: int) -> None:
                 pass
         job = client.job(identifier)
         print("  ", job.state.value, job.error or (job.verdict.sentence if job.verdict else ""))
+
+
+def measure_onnx(client: Client, folder: Path, size: int, memory: int | None) -> None:
+    """Upload, inspection, and a job where `memory` is given."""
+    paths = write_onnx(folder, size)
+    total = sum(path.stat().st_size for path in paths)
+    told = f"{len(paths)} files, {total / 1e9:.2f} GB"
+    with peaks(f"{told}: upload"):
+        uploads = tuple(client.upload(path).id for path in paths)
+    for path in paths:
+        path.unlink()
+    with peaks(f"{told}: inspection"):
+        model = client.inspected(client.create_model(ModelCreate(uploads=uploads)))
+    print("  ", model.state.value, model.mode, f"{model.parameters or 0:,} parameters", model.error or model.parity)
+    if memory is None or model.error is not None:
+        return
+    recipe = Recipe(steps=(LinearQuantization(calibration=Calibration(samples=32)),))
+    limits = Limits(memory_bytes=memory, minutes=120)
+    with peaks(f"{told}: job, limit {memory / 1e9:.2f} GB"):
+        identifier = client.create_job(JobCreate(model=model.id, recipe=recipe, limits=limits)).id
+        for _ in client.follow(identifier):
+            pass
+    job = client.job(identifier)
+    print("  ", job.state.value, job.error or (job.verdict.sentence if job.verdict else ""))
+
+
+def write_onnx(folder: Path, size: int) -> list[Path]:
+    """A table of words and linear layers of random numbers, `size` bytes altogether; the weights in two files."""
+    width, inner = 4096, 16384
+    pairs = max((3 * size // 4) // (4 * 2 * width * inner), 1)
+    words = (size - 4 * pairs * 2 * width * inner) // (4 * width) // 1024 * 1024
+    rng = np.random.default_rng(0)
+    weights: list[onnx.TensorProto] = []
+    files = [folder / name for name in ("words.bin", "layers.bin")]
+
+    def add(name: str, shape: tuple[int, int], path: Path) -> None:
+        tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=shape)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        with path.open("ab") as file:
+            entries = {"location": path.name, "offset": file.tell(), "length": 4 * shape[0] * shape[1]}
+            for _ in range(0, shape[0], 1024):
+                block = rng.standard_normal((1024, shape[1]), np.float32)
+                file.write((block / np.sqrt(np.float32(shape[0]))).tobytes())
+        for key, value in entries.items():
+            tensor.external_data.add(key=key, value=str(value))
+        weights.append(tensor)
+
+    add("words", (words, width), files[0])
+    nodes = [onnx.helper.make_node("Gather", ["words", "ids"], ["h0"])]
+    for pair in range(pairs):
+        path = files[1]
+        add(f"block.{pair}.up.weight", (width, inner), path)
+        add(f"block.{pair}.down.weight", (inner, width), path)
+        nodes += [
+            onnx.helper.make_node("MatMul", [f"h{pair}", f"block.{pair}.up.weight"], [f"u{pair}"]),
+            onnx.helper.make_node("Relu", [f"u{pair}"], [f"r{pair}"]),
+            onnx.helper.make_node("MatMul", [f"r{pair}", f"block.{pair}.down.weight"], [f"d{pair}"]),
+            onnx.helper.make_node("Add", [f"h{pair}", f"d{pair}"], [f"h{pair + 1}"]),
+        ]
+    nodes.append(onnx.helper.make_node("Identity", [f"h{pairs}"], ["features"]))
+    ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["batch", 2])
+    features = onnx.helper.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["batch", 2, width])
+    graph = onnx.helper.make_graph(nodes, "large", [ids], [features], weights)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=10)
+    path = folder / "large.onnx"
+    path.write_bytes(model.SerializeToString())
+    return [path, *files]
 
 
 def make_arrays(size: int) -> Arrays:
