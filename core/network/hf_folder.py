@@ -5,7 +5,7 @@ import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -40,6 +40,7 @@ MAX_JSON_BYTES = 16 * 1024**2
 MAX_COMPANION_BYTES = 256 * 1024**2
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MODULES = "modules.json"
 _SHARD = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
@@ -47,12 +48,17 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 
 @dataclass(frozen=True)
 class HfFolder:
-    """A folder of ours with `config.json` and the weights, whose headers have been checked; `tensors` by name."""
+    """A folder of ours with `config.json` and the weights, whose headers have been checked; `tensors` by name.
+
+    `modules` is what `modules.json` of sentence-transformers holds, and `settings` the config of each module by folder.
+    """
 
     path: Path
     config: Mapping[str, JsonValue]
     tensors: Mapping[str, StoredTensor]
     bytes: int
+    modules: JsonValue = None
+    settings: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @contextmanager
@@ -69,8 +75,12 @@ def laid_out(source: Path | Files) -> Iterator[HfFolder]:
             tensors = _check_weights(found, config)
             (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
             _place_weights(found, tensors, folder, {} if is_zip(files) else files)
+            modules = read_json(found, MODULES) if MODULES in found else None
+            nested = [name for name in found if modules is not None and name.endswith(f"/{CONFIG}")]
+            settings = {name.removesuffix(f"/{CONFIG}"): read_json(found, name) for name in nested}
         merged = {name: tensor for part in tensors.values() for name, tensor in part.items()}
-        yield HfFolder(folder, config, merged, sum(tensor.bytes for tensor in merged.values()))
+        weight_bytes = sum(tensor.bytes for tensor in merged.values())
+        yield HfFolder(folder, config, merged, weight_bytes, modules, settings)
 
 
 def check_files(source: Path | Files) -> None:

@@ -90,9 +90,10 @@ class _Opened:
     format: Format
     flat: FlatProgram
     model: onnx.ModelProto | None
-    # Of a Hugging Face model: the module itself, and the bytes of its weights.
+    # Of a Hugging Face model: the module itself, the bytes of its weights, and what was left out.
     module: HfModule | None = None
     weight_bytes: int = 0
+    note: str | None = None
 
 
 def _open(files: Files) -> _Opened:
@@ -101,7 +102,7 @@ def _open(files: Files) -> _Opened:
     if format_ == "hf":
         with laid_out(files) as folder:
             built = build_hf(folder)
-            return _Opened("hf", read_hf(built, folder), None, built.module, folder.bytes)
+            return _Opened("hf", read_hf(built, folder), None, built.module, folder.bytes, built.note)
     if format_ == "pt2":
         return _Opened("pt2", read_pt2(path), None)
     model = open_onnx(files)
@@ -162,6 +163,8 @@ def _stripped_bytes(opened: _Opened, files: Files) -> int:
 
 def _hidden(opened: _Opened, files: Files) -> Iterator[str]:
     """What a file carries besides the network, where it is much."""
+    if opened.note:
+        yield opened.note
     if opened.format != "pt2":
         return
     with Archive(_only(files)) as archive:

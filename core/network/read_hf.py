@@ -18,6 +18,7 @@ from core.network.flat import FlatProgram, dominant_dtype, flatten_exported
 from core.network.hf_folder import HfFolder
 from core.network.hf_inputs import HfInput, inputs_of
 from core.network.hf_kinds import TASKS, Kind, kind_of
+from core.network.hf_pooling import OUTPUT, Pooling, read_pooling
 from core.network.safetensors_header import DTYPES
 from core.network.silence import silence
 
@@ -41,26 +42,37 @@ MAX_LAYERS = 2048
 class HfModule(nn.Module):
     """A model of transformers that takes tensors by position and gives one tensor."""
 
-    def __init__(self, model: nn.Module, names: Sequence[str], output: str) -> None:
+    def __init__(self, model: nn.Module, names: Sequence[str], output: str, pooling: Pooling | None = None) -> None:
         super().__init__()
         self.model = model
         self.names = tuple(names)
         self.output = output
+        self.pooling = pooling
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """The logits, or the last hidden state."""
-        result = self.model(**dict(zip(self.names, inputs, strict=True)), return_dict=True)
-        return cast("torch.Tensor", result[self.output])
+        """The logits, or the last hidden state, or one vector a text where the folder says how."""
+        named = dict(zip(self.names, inputs, strict=True))
+        found = cast("torch.Tensor", self.model(**named, return_dict=True)[self.output])
+        return found if self.pooling is None else self.pooling.pool(found, named["attention_mask"])
 
 
 @dataclass(frozen=True)
 class HfModel:
-    """A built model: its kind, the inputs that it takes, and the weights that the files do not have."""
+    """A built model: its kind, the inputs that it takes, and the weights that the files do not have.
+
+    `note` is what a user should know of what was left out.
+    """
 
     module: HfModule
     kind: Kind
     inputs: tuple[HfInput, ...]
     missing: frozenset[str]
+    note: str | None = None
+
+    @property
+    def output(self) -> str:
+        """The name of the network's output."""
+        return self.kind.output if self.module.pooling is None else OUTPUT
 
 
 def build_hf(folder: HfFolder) -> HfModel:
@@ -78,7 +90,8 @@ def build_hf(folder: HfFolder) -> HfModel:
         except _ERRORS as error:
             raise ModelpressError("unsupported_graph", f"The model cannot be built: {_line(error)}") from error
     names = [entry.name for entry in inputs]
-    return HfModel(HfModule(model, names, kind.output).eval(), kind, inputs, missing)
+    pooling, note = _pooling(folder, kind, names)
+    return HfModel(HfModule(model, names, kind.output, pooling).eval(), kind, inputs, missing, note)
 
 
 def read_hf(model: HfModel, folder: HfFolder) -> FlatProgram:
@@ -96,12 +109,22 @@ def read_hf(model: HfModel, folder: HfFolder) -> FlatProgram:
     return FlatProgram(
         graph=graph,
         inputs=tuple(_describe(entry, value) for entry, value in zip(model.inputs, placeholders, strict=True)),
-        outputs=(model.kind.output,),
+        outputs=(model.output,),
         example=example,
         dtype=dominant_dtype((DTYPES[tensor.dtype][0], tensor.bytes) for tensor in folder.tensors.values()),
         producer=f"transformers, {model.kind.architecture}"[:100],
         metadata=_metadata(model.kind, folder),
     )
+
+
+def _pooling(folder: HfFolder, kind: Kind, names: Sequence[str]) -> tuple[Pooling | None, str | None]:
+    """What sentence-transformers does after the model, or a note that it is left out."""
+    if folder.modules is None or kind.task != "feature-extraction" or "attention_mask" not in names:
+        return None, None
+    found = read_pooling(folder.modules, folder.settings)
+    if isinstance(found, Pooling):
+        return found, None
+    return None, f"The pooling of modules.json is left out, since {found}; the output has one vector for each token."
 
 
 def _load(architecture: Any, folder: HfFolder) -> tuple[nn.Module, frozenset[str]]:

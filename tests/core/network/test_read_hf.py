@@ -185,6 +185,57 @@ def test_what_came_with_the_model_is_found(tmp_path: Path) -> None:
     assert companions(files["vocab.txt"], tmp_path) == {}
 
 
+class TestPooling:
+    """Folders of sentence-transformers, against the same arithmetic on the model's hidden states."""
+
+    def write(self, folder: Path, modes: dict[str, object], *kinds: str) -> tuple[nn.Module, dict[str, Path]]:
+        torch.manual_seed(0)
+        model = transformers.BertModel(transformers.BertConfig(**TEXT))
+        files = save(model, folder)
+        modules = [
+            {"idx": place, "path": f"{place}_{kind}" if place else "", "type": f"sentence_transformers.models.{kind}"}
+            for place, kind in enumerate(("Transformer", "Pooling", *kinds))
+        ]
+        contents = {"modules.json": modules, "1_Pooling/config.json": {"word_embedding_dimension": 32, **modes}}
+        for name, content in contents.items():
+            files[name] = folder / name
+            files[name].parent.mkdir(exist_ok=True)
+            files[name].write_text(json.dumps(content))
+        return model, files
+
+    @pytest.mark.parametrize(
+        ("modes", "kinds"),
+        [
+            ({"pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}, ("Normalize",)),
+            ({"pooling_mode": "cls"}, ()),
+            ({"pooling_mode_max_tokens": True}, ()),
+        ],
+    )
+    def test_it_is_part_of_the_network(self, modes: dict[str, object], kinds: tuple[str, ...], tmp_path: Path) -> None:
+        model, files = self.write(tmp_path, modes, *kinds)
+        network = read(zipped(files, tmp_path / "model.zip", "model/"))
+        assert [(value.name, value.shape) for value in network.outputs] == [("sentence_embedding", ("batch", 32))]
+        ids, mask = torch.randint(0, 100, (3, 7)), torch.ones(3, 7, dtype=torch.int64)
+        mask[0, 4:] = 0
+        with torch.no_grad():
+            states = model(input_ids=ids, attention_mask=mask).last_hidden_state
+            found = network.graph(ids, mask, torch.zeros_like(ids))
+        if "pooling_mode_mean_tokens" in modes:
+            texts = [row[kept.bool()].mean(0) for row, kept in zip(states, mask, strict=True)]
+            wanted = nn.functional.normalize(torch.stack(texts), dim=-1)
+        elif "pooling_mode" in modes:
+            wanted = states[:, 0]
+        else:
+            wanted = torch.stack([row[kept.bool()].amax(0) for row, kept in zip(states, mask, strict=True)])
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+    def test_what_is_left_out_is_said(self, tmp_path: Path) -> None:
+        _, files = self.write(tmp_path, {"pooling_mode": "mean"}, "Dense")
+        description = inspect(files)
+        assert description.outputs[0].name == "last_hidden_state"
+        assert "Transformer, Pooling, Dense" in description.warnings[0]
+
+
 class TestRefused:
     def test_code_of_its_own(self, tmp_path: Path) -> None:
         files = save(bert(), tmp_path)
