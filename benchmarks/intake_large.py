@@ -115,7 +115,7 @@ def measure_onnx(client: Client, folder: Path, size: int, memory: int | None) ->
     print("  ", model.state.value, model.mode, f"{model.parameters or 0:,} parameters", model.error or model.parity)
     if memory is None or model.error is not None:
         return
-    recipe = Recipe(steps=(LinearQuantization(calibration=Calibration(samples=32)),))
+    recipe = Recipe(steps=(LinearQuantization(method="quantize.linear", calibration=Calibration(samples=32)),))
     limits = Limits(memory_bytes=memory, minutes=120)
     with peaks(f"{told}: job, limit {memory / 1e9:.2f} GB"):
         identifier = client.create_job(JobCreate(model=model.id, recipe=recipe, limits=limits)).id

@@ -44,13 +44,22 @@ class Tally:
 def run_nodes() -> dict[str, Tally]:
     """The node tests of every listed operator; expansions of functions are cases of other operators and left out."""
     tallies: dict[str, Tally] = {}
-    for case in _load("node"):
-        operator = _operator(case)
-        if operator is not None:
+    for operator, cases in cases_by_operator().items():
+        for case in cases:
             model, sets = case.model, case.data_sets
             reason = next(filter(None, (_differs(model, list(i), list(o), case) for i, o in sets)), None)
             tallies.setdefault(operator, Tally()).add(case.name, reason)
-    return dict(sorted(tallies.items()))
+    return tallies
+
+
+def cases_by_operator() -> dict[str, list[TestCase]]:
+    """The node tests of every listed operator."""
+    found: dict[str, list[TestCase]] = {}
+    for case in _load("node"):
+        operator = _operator(case)
+        if operator is not None:
+            found.setdefault(operator, []).append(case)
+    return dict(sorted(found.items()))
 
 
 def run_models() -> dict[str, Tally]:
@@ -111,7 +120,12 @@ def _differs(model: onnx.ModelProto, inputs: Arrays, outputs: Arrays, case: Test
 
 
 def _run(model: onnx.ModelProto, inputs: Arrays) -> list[torch.Tensor]:
-    """Run the graph; inputs that must be constants (sizes, axes, limits) are stored in it first."""
+    pinned, given = pin_inputs(model, inputs)
+    return list(load_module(check_onnx(pinned))(*given))
+
+
+def pin_inputs(model: onnx.ModelProto, inputs: Arrays) -> tuple[onnx.ModelProto, list[torch.Tensor]]:
+    """The model with inputs that must be constants (sizes, axes, limits) stored in it, and the other inputs."""
     pinned = onnx.ModelProto()
     pinned.CopyFrom(model)
     static = {name for node in model.graph.node for name in _static_inputs(node)}
@@ -119,8 +133,7 @@ def _run(model: onnx.ModelProto, inputs: Arrays) -> list[torch.Tensor]:
     values = dict(zip((value.name for value in model.graph.input if value.name not in stored), inputs, strict=True))
     for name in static & values.keys():
         pinned.graph.initializer.append(numpy_helper.from_array(np.asarray(values.pop(name)), name))
-    given = [_as_tensor(value) for value in values.values()]
-    return list(load_module(check_onnx(pinned))(*given))
+    return pinned, [_as_tensor(value) for value in values.values()]
 
 
 def _static_inputs(node: onnx.NodeProto) -> Iterator[str]:
