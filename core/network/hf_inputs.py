@@ -13,6 +13,8 @@ from core.errors import ModelpressError
 EXAMPLE_BATCH = 2
 # Tokens, pixels and samples (one second) that a free size is traced with.
 TOKENS, PIXELS, SAMPLES = 16, 224, 16_000
+# Kinds whose windows keep torch reasoning for minutes where the size of images is free.
+_SLOW_TO_FREE = ("swinv2",)
 _MOST_PIXELS, _MOST_SAMPLES = 4096, 1_000_000
 
 
@@ -60,7 +62,8 @@ def _images(config: Mapping[str, object]) -> HfInput:
     sides = stated if isinstance(stated, (list, tuple)) else [stated, stated]
     height, width = (_bounded(side, _MOST_PIXELS) for side in (sides[0], sides[-1]))
     channels = _bounded(config.get("num_channels", 3), 1024)
-    return HfInput("pixel_values", torch.float32, (channels, height, width), {2: "height", 3: "width"})
+    free = {} if config.get("model_type") in _SLOW_TO_FREE else {2: "height", 3: "width"}
+    return HfInput("pixel_values", torch.float32, (channels, height, width), free)
 
 
 def _sound(name: str, config: Mapping[str, object]) -> HfInput:
