@@ -84,6 +84,11 @@ class ModelDescription(Described):
     metadata: dict[str, str] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
+    def can_be_drawn(self) -> bool:
+        """Whether samples can be drawn one a row: every input has a first size, and all have the same."""
+        firsts = {tensor.shape[:1] for tensor in self.inputs}
+        return len(firsts) == 1 and () not in firsts
+
 
 class InputMapping(Described):
     """How the arrays of a data set become one input of the network: x·scale, then (x − mean)/std.
@@ -153,10 +158,23 @@ class DatasetSpec(Described):
 
 
 class SplitDescription(Described):
-    """How many samples a split has, and whether they carry labels."""
+    """How many samples a split has, whether they carry labels, and how many each class has, in the classes' order.
+
+    `per_class` is empty for other tasks and for more than a thousand classes.
+    """
 
     samples: int
     labelled: bool
+    per_class: tuple[int, ...] = ()
+
+
+class Twin(Described):
+    """A sample of evaluation and one of another split that is the same, or nearly; rows count from 0 in each array."""
+
+    row: int
+    split: SplitName
+    other_row: int
+    exact: bool = True
 
 
 DataFormat = Literal["npz", "safetensors", "images", "parquet", "csv", "jsonl", "text"]
@@ -173,4 +191,5 @@ class DatasetDescription(Described):
     classes: int | None = None
     label_names: tuple[str, ...] = ()
     reading: GivenSplits | FractionSplits | None = None
+    twins: tuple[Twin, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -89,6 +89,12 @@ _CODES = (
     # Jobs
     ErrorCode("unsupported_layer", Kind.INVALID, "A layer cannot be compressed like this", "Leave the layer out."),
     ErrorCode("missing_data", Kind.INVALID, "The recipe needs data", "Give a data set with the job."),
+    ErrorCode(
+        "quantizer_failed",
+        Kind.INVALID,
+        "onnxruntime's quantizer cannot take this file",
+        "Try the mode `dynamic`, or name the layers in `keep_float`.",
+    ),
     ErrorCode("export_disagrees", Kind.INTERNAL, "The written file computes something else", "Report it with the job."),
     ErrorCode("runtime_failed", Kind.INTERNAL, "onnxruntime cannot run the file", "Report it with the detail."),
     ErrorCode("out_of_memory", Kind.INVALID, "The job ran out of memory", "Raise `limits.memory_bytes`."),

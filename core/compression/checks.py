@@ -1,10 +1,17 @@
 """What the pipeline checks of every method's work, so that no method has to."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from core.compression.method import Report
+from core.data.dataset import Dataset
+from core.description import ModelDescription
 from core.errors import ModelpressError
+from core.measure.feeds import make_feed
+from core.measure.runtime import fixed_batch, open_session, run_session
 from core.network.network import Network
 
 
@@ -54,3 +61,18 @@ def _check_untouched(before: Network, after: Network, touched: frozenset[str]) -
             continue
         if not torch.equal(value, now[name]):
             raise ModelpressError("internal", f"The step changed {layer}, which its report does not name.", layer=layer)
+
+
+def check_file(before: Path, after: Path, dataset: Dataset | None, description: ModelDescription) -> None:
+    """The changed file opens in onnxruntime and gives finite outputs of the same shapes.
+
+    Raises `runtime_failed`, `non_finite` or `internal`.
+    """
+    one, other = open_session(before, 1), open_session(after, 1)
+    feed = make_feed(one, dataset, fixed_batch(one) or 1, description.counted_at)
+    names = (output.name for output in one.get_outputs())
+    for name, wanted, found in zip(names, run_session(one, feed), run_session(other, feed), strict=True):
+        if wanted.shape != found.shape:
+            raise ModelpressError("internal", f"Output {name} had the shape {wanted.shape} and has {found.shape} now.")
+        if found.dtype.kind == "f" and not np.isfinite(found).all() and np.isfinite(wanted).all():
+            raise ModelpressError("non_finite", f"Output {name} is NaN or infinite after the step.")

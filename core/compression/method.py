@@ -1,7 +1,8 @@
-"""What every method is: a function from a network to a smaller one, and a report of what it did."""
+"""What every method is: a function from a network (or an ONNX file) to a smaller one, and a report of what it did."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from pydantic import JsonValue
@@ -33,3 +34,11 @@ class Method(ABC, Generic[S]):
     @abstractmethod
     def apply(self, network: Network, spec: S, context: Context) -> tuple[Network, Report]:
         """A compressed copy of `network`, deterministic given the seed; raises `ModelpressError`."""
+
+
+class FileMethod(ABC, Generic[S]):
+    """One way to compress an ONNX file as it is; its spec says `works_on = "file"`."""
+
+    @abstractmethod
+    def apply(self, model: Path, result: Path, spec: S, context: Context) -> Report:
+        """Write the compressed copy of `model` to `result`, deterministic given the seed; raises `ModelpressError`."""

@@ -47,12 +47,12 @@ class Papers:
     description: ModelDescription
     reports: tuple[Report, ...]
 
-    def write(self, folder: Path, verdict: Verdict, log: list[str]) -> None:
-        """Write all papers into `folder`."""
+    def write(self, folder: Path, verdict: Verdict, log: list[str], names: tuple[str, ...]) -> None:
+        """Write all papers into `folder`, beside the model's files, which are `names`."""
         _write_json(folder / PLAN, self._plan())
         _write_json(folder / "recipe.json", self.request.recipe.model_dump(mode="json"))
         (folder / "report.json").write_text(verdict.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(self._readme(verdict), encoding="utf-8")
+        (folder / "README.md").write_text(self._readme(verdict, names), encoding="utf-8")
         (folder / "log.txt").write_text("\n".join(log) + "\n", encoding="utf-8")
 
     def _plan(self) -> JsonValue:
@@ -67,7 +67,7 @@ class Papers:
             ],
         }
 
-    def _readme(self, verdict: Verdict) -> str:
+    def _readme(self, verdict: Verdict, names: tuple[str, ...]) -> str:
         before, after, conditions = verdict.original, verdict.result, verdict.conditions
         lines = ["# A smaller network", "", verdict.sentence, "", "| | original | result |", "| --- | --- | --- |"]
         lines.append(f"| bytes, stripped | {before.bytes_stripped:,} | {after.bytes_stripped:,} |")
@@ -82,15 +82,21 @@ class Papers:
         if verdict.findings:
             lines += ["", "## Findings", ""]
             lines += [f"* **{finding.code}**: {finding.text}" for finding in verdict.findings]
-        lines += ["", "## Use", "", "```python", *_usage(self.description.inputs), "```", "", *_FILES, ""]
+        lines += ["", "## Use", "", "```python", *_usage(self.description.inputs), "```", "", *_say_files(names), ""]
         return "\n".join(lines)
 
 
-_FILES = (
-    "`model.onnx` runs in any ONNX runtime with opset 20. `model.pt2` computes the same with plain ATen operators",
-    "(`torch.export.load`). `model.safetensors` holds the stored numbers. `report.json` is the whole verdict,",
-    "`plan.json` and `recipe.json` say how to make the files again.",
-)
+def _say_files(names: tuple[str, ...]) -> list[str]:
+    """A line on each file that there is."""
+    told = {
+        "model.onnx": "`model.onnx` runs in onnxruntime.",
+        "model.pt2": "`model.pt2` computes the same with plain ATen operators (`torch.export.load`).",
+        "model.safetensors": "`model.safetensors` holds the stored numbers.",
+    }
+    return [
+        *(told[name] for name in names),
+        "`report.json` is the whole verdict, `plan.json` and `recipe.json` say how to make the files again.",
+    ]
 
 
 def _usage(inputs: tuple[TensorDescription, ...]) -> list[str]:

@@ -1,16 +1,22 @@
 """Finds the method of a spec."""
 
-from core.compression.method import Method
-from core.compression.quantize import QUANTIZE
+from typing import Any
+
+from core.compression.method import FileMethod, Method
+from core.compression.quantize import QUANTIZE, QUANTIZE_FILES
 from core.specs.base import Spec
-from core.specs.quantize import LinearQuantization
 
 
-def method_of(spec: LinearQuantization) -> Method[LinearQuantization]:
-    """The method that carries out a step of a recipe."""
+def method_of(spec: Spec) -> Method[Any]:
+    """The method that carries out a step on a network."""
     return QUANTIZE[type(spec)]
+
+
+def file_method_of(spec: Spec) -> FileMethod[Any]:
+    """The method that carries out a step on an ONNX file."""
+    return QUANTIZE_FILES[type(spec)]
 
 
 def known_specs() -> frozenset[type[Spec]]:
     """All specs that have a method; a test compares them with `core.specs.methods`."""
-    return frozenset(QUANTIZE)
+    return frozenset(QUANTIZE) | frozenset(QUANTIZE_FILES)

@@ -13,7 +13,7 @@ from typing import TypeVar, final
 import numpy as np
 
 from core.measure.intervals import Matrix, median_interval, median_ratio_interval
-from core.measure.runtime import Feed, open_session
+from core.measure.runtime import Feed, batch_of, open_session
 from core.verdict import Latency, Speedup
 
 RUNS = 50
@@ -102,7 +102,7 @@ def compare_latency(
             for one in _turn(series, index):
                 one.run()
             progress((index + 1) / (in_block * BLOCKS))
-    batch = len(next(iter(feed.values())))
+    batch = batch_of(feed)
     before, after, again = (one.runs for one in series)
     self_low, self_high = _ratio(before, again)[1:]
     floor = max(abs(self_low - 1), abs(self_high - 1))

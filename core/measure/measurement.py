@@ -1,6 +1,6 @@
 """Measures two files against each other: everything that a verdict is made of."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,10 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """The files and what they are measured with; `layers` are the names that time is shared out to."""
+    """The files and what they are measured with; `layers` are the names that time is shared out to.
+
+    `sizes` has by name what stands for free sizes besides the batch, where no data says it.
+    """
 
     original: Path
     result: Path
@@ -56,6 +59,7 @@ class Pair:
     lock_path: Path
     runs: int
     seed: int
+    sizes: Mapping[str, int]
 
 
 def measure(pair: Pair, progress: Progress) -> Measurement:
@@ -63,7 +67,7 @@ def measure(pair: Pair, progress: Progress) -> Measurement:
     session = open_session(pair.original, pair.target.threads)
     fixed = fixed_batch(session)
     batches = (fixed,) if fixed is not None else tuple(dict.fromkeys(pair.target.batch_sizes))
-    feeds = {batch: make_feed(session, pair.dataset, batch) for batch in {*batches, fixed or 1}}
+    feeds = {batch: make_feed(session, pair.dataset, batch, pair.sizes) for batch in {*batches, fixed or 1}}
     quality = _measure_quality(pair, progress)
     progress(0.4, "waiting for the measuring lock of this host")
     with hold_measuring_lock(pair.lock_path):
@@ -83,7 +87,9 @@ def measure(pair: Pair, progress: Progress) -> Measurement:
             )
         progress(0.8, "measuring memory in fresh processes")
         largest = max(batches)
-        memory = probe_memory((pair.original, pair.result), batch=largest, threads=pair.target.threads)
+        memory = probe_memory(
+            (pair.original, pair.result), batch=largest, threads=pair.target.threads, sizes=pair.sizes
+        )
         shares = share_time(pair.result, feeds[batches[0]], pair.layers, threads=pair.target.threads)
     progress(0.9, "counting bytes")
     one, large = feeds[fixed or 1], feeds[largest]

@@ -5,8 +5,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from core.errors import ModelpressError
 from core.measure.onnx_graph import load_graph, trace_tensors
@@ -45,17 +47,28 @@ def planned_peak_bytes(model: Path | bytes, feed: Feed) -> int:
     return find_peak(steps, sizes, inputs=graph.inputs, outputs=graph.outputs).nbytes
 
 
-def probe_memory(paths: tuple[Path, ...], *, batch: int, threads: int, repeats: int = 3) -> tuple[ProcessMemory, ...]:
-    """Measured memory and load time of each file, in fresh processes that take turns; raises `runtime_failed`."""
+def probe_memory(
+    paths: tuple[Path, ...],
+    *,
+    batch: int,
+    threads: int,
+    repeats: int = 3,
+    sizes: Mapping[str, int] = MappingProxyType({}),
+) -> tuple[ProcessMemory, ...]:
+    """Measured memory and load time of each file, in fresh processes that take turns; raises `runtime_failed`.
+
+    `sizes` has by name what stands for free sizes besides the batch.
+    """
+    arguments = (str(batch), str(threads), json.dumps(dict(sizes)))
     answers: list[list[dict[str, float]]] = [[] for _ in paths]
     for _ in range(repeats):
         for index, path in enumerate(paths):
-            answers[index].append(_probe(path, batch, threads))
+            answers[index].append(_probe(path, arguments))
     return tuple(_summarise(rows, batch) for rows in answers)
 
 
-def _probe(path: Path, batch: int, threads: int) -> dict[str, float]:
-    command = [sys.executable, "-I", "-m", "core.measure.memory_probe", str(path), str(batch), str(threads)]
+def _probe(path: Path, arguments: tuple[str, ...]) -> dict[str, float]:
+    command = [sys.executable, "-I", "-m", "core.measure.memory_probe", str(path), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, check=True, timeout=PROBE_SECONDS, text=True)
     except subprocess.SubprocessError as error:

@@ -48,14 +48,14 @@ def share_time(path: Path, feed: Feed, layers: Sequence[str], *, threads: int) -
     total = sum(typical.values()) or 1.0
     shares = dict.fromkeys(layers, 0.0)
     for (name, _), duration in typical.items():
-        layer = _find_layer([name, *inputs.get(name, ())], layers)
+        layer = find_layer([name, *inputs.get(name, ())], layers)
         if layer is not None:
             shares[layer] += duration / total
     conversions = sum(duration for (_, operator), duration in typical.items() if operator in CONVERSIONS)
     return TimeShares(shares, conversions / total)
 
 
-def _find_layer(names: Sequence[str], layers: Sequence[str]) -> str | None:
+def find_layer(names: Sequence[str], layers: Sequence[str]) -> str | None:
     """The layer with the longest name that begins one of `names` and ends there or at a separator."""
     for name in names:
         plain = RUNTIME_MARKS.sub("", name)

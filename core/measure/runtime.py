@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -95,18 +96,39 @@ def run_session(session: ort.InferenceSession, feed: Feed) -> list[NDArray[Any]]
 
 
 def fixed_batch(session: ort.InferenceSession) -> int | None:
-    """The batch size that the file is bound to, None when it is free."""
-    sizes = {entry.shape[0] for entry in session.get_inputs() if entry.shape and isinstance(entry.shape[0], int)}
-    return max(sizes) if sizes else None
+    """The batch size that the file is bound to, None when it is free.
+
+    1 where samples cannot be stacked: an input has no first size, or some inputs fix theirs and others do not.
+    """
+    sizes = {entry.shape[0] if entry.shape else 0 for entry in session.get_inputs()}
+    fixed = {size for size in sizes if isinstance(size, int)}
+    if not fixed:
+        return None
+    return 1 if 0 in fixed or len(fixed) < len(sizes) else max(fixed)
 
 
-def zero_feed(session: ort.InferenceSession, batch: int) -> dict[str, NDArray[Any]]:
-    """Zeros for every input: free first sizes are `batch`, other free sizes 1."""
+def zero_feed(
+    session: ort.InferenceSession, batch: int, sizes: Mapping[str, int] = MappingProxyType({})
+) -> dict[str, NDArray[Any]]:
+    """Zeros for every input: free first sizes are `batch`, others what `sizes` says by their name, else 1."""
     feed = {}
     for entry in session.get_inputs():
-        free = [size if isinstance(size, int) else (batch if axis == 0 else 1) for axis, size in enumerate(entry.shape)]
-        feed[entry.name] = np.zeros(free, DTYPES[entry.type])
+        shape = [
+            size if isinstance(size, int) else batch if axis == 0 else sizes.get(free_name(entry, axis), 1)
+            for axis, size in enumerate(entry.shape)
+        ]
+        feed[entry.name] = np.zeros(shape, DTYPES[entry.type])
     return feed
+
+
+def free_name(entry: ort.NodeArg, axis: int) -> str:
+    """The name of a free size; one that the file does not name is called after its input."""
+    return entry.shape[axis] or f"{entry.name}_{axis}"
+
+
+def batch_of(feed: Feed) -> int:
+    """How many samples a feed holds: the first size of the first input that has one."""
+    return next((len(rows) for rows in feed.values() if rows.ndim), 1)
 
 
 def _first_line(error: Exception) -> str:

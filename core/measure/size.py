@@ -33,7 +33,7 @@ def measure_size(path: Path) -> Size:
     """The sizes of a file in bytes, weights that are in a file beside it included."""
     graph = load_graph(path)
     single = [tensor for tensor in graph.constants.values() if tensor.data_type == onnx.TensorProto.FLOAT]
-    saved = sum(_data_bytes(tensor) for tensor in single) // 2
+    saved = sum(data_bytes(tensor) for tensor in single) // 2
     bare = strip_onnx(graph.model).SerializeToString(deterministic=True)
     stripped = len(bare) + bytes_outside(graph.model)
     return Size(_disk_bytes(path, graph), stripped, _xz_bytes(bare, graph), stripped - saved)
@@ -44,7 +44,7 @@ def itemise_bytes(path: Path) -> ItemisedBytes:
     graph = load_graph(path)
     items: Counter[str] = Counter()
     for name, role in find_roles(graph).items():
-        items[role] += _data_bytes(graph.constants[name])
+        items[role] += data_bytes(graph.constants[name])
     items["graph"] += _disk_bytes(path, graph) - sum(items.values())
     return ItemisedBytes(**items)
 
@@ -62,7 +62,8 @@ def _xz_bytes(bare: bytes, graph: OnnxGraph) -> int:
     return size + len(compressor.flush())
 
 
-def _data_bytes(tensor: onnx.TensorProto) -> int:
+def data_bytes(tensor: onnx.TensorProto) -> int:
+    """The bytes that a tensor's numbers take, here or in another file."""
     if is_outside(tensor):
         return place_of(tensor)[2]
     if tensor.HasField("raw_data"):

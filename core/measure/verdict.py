@@ -1,7 +1,7 @@
 """From two files to a verdict: measure, judge, and say it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnxruntime as ort
@@ -33,7 +33,7 @@ class MeasureRequest:
     """What is to be measured. `original` is ONNX also when a `.pt2` of `original_bytes` was uploaded.
 
     `layers` and `findings` come from the pipeline, `calibration_samples` is how many a step used; the runs are timed
-    ones of each file at each batch size.
+    ones of each file at each batch size, and `sizes` has by name what stands for other free sizes without data.
     """
 
     original: Path
@@ -49,6 +49,7 @@ class MeasureRequest:
     calibration_samples: int | None = None
     runs: int = 50
     seed: int = 0
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 def measure_and_judge(
@@ -70,6 +71,7 @@ def measure_and_judge(
         lock_path=request.lock_path,
         runs=request.runs,
         seed=request.seed,
+        sizes=request.sizes,
     )
     measured = measure(pair, progress)
     judgement = judge(

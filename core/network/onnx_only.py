@@ -32,7 +32,7 @@ def describe_onnx_only(model: onnx.ModelProto, reason: ModelpressError) -> Model
 
     Costs are those of one sample; operators inside of branches and loops are not counted.
     """
-    session, feed = _runnable(model, reason)
+    session, feed, sizes = _runnable(model, reason)
     graph = OnnxGraph(model)
     tensors = trace_tensors(graph, feed)
     for name, constant in graph.constants.items():
@@ -54,6 +54,7 @@ def describe_onnx_only(model: onnx.ModelProto, reason: ModelpressError) -> Model
         parameters=count_parameters(graph),
         macs=sum(count_macs(node, tensors) for node in graph.nodes),
         planned_activation_bytes=planned,
+        counted_at=sizes,
         bytes_stripped=int(strip_onnx(model).ByteSize()) + bytes_outside(model),
         layers=tuple(_describe_layers(graph, tensors)),
         operators=dict(sorted(Counter(node.op_type for node in graph.nodes).items())),
@@ -63,8 +64,8 @@ def describe_onnx_only(model: onnx.ModelProto, reason: ModelpressError) -> Model
     )
 
 
-def _runnable(model: onnx.ModelProto, reason: ModelpressError) -> tuple[ort.InferenceSession, Feed]:
-    """A session of the file, and inputs that it takes at one sample."""
+def _runnable(model: onnx.ModelProto, reason: ModelpressError) -> tuple[ort.InferenceSession, Feed, dict[str, int]]:
+    """A session of the file, inputs that it takes at one sample, and a number for each free size besides the batch."""
     try:
         session = open_session(model.SerializeToString(), 1, optimisation="none")
     except ModelpressError as error:
@@ -89,7 +90,7 @@ def _runnable(model: onnx.ModelProto, reason: ModelpressError) -> tuple[ort.Infe
                 session.run(None, feed)
             except RUNTIME_ERRORS:
                 continue
-            return session, feed
+            return session, feed, numbers
     raise reason
 
 

@@ -60,9 +60,11 @@ def estimate_bytes(asked: JobCreate, model: ModelDescription, chosen: frozenset[
 
 
 def _samples(asked: JobCreate, model: ModelDescription, data: DatasetDescription | None) -> int:
-    """Samples that run through the network: both files evaluated, calibration, and one sensitivity pass a layer."""
+    """Samples that run through the network: both files evaluated, and calibration."""
     drawn = {"evaluation": _DRAWN_SAMPLES, "calibration": _DRAWN_SAMPLES}
     counts = drawn if data is None else {name: split.samples for name, split in data.splits.items()}
     available = counts.get("calibration", counts.get("train", 0))
-    calibration = sum(min(step.calibration.samples, available) for step in asked.recipe.steps)
-    return 3 * counts.get("evaluation", 0) + calibration * (2 + len(model.layers))
+    # A network is calibrated twice, and tried with each layer alone; a file is calibrated once.
+    passes = {"network": 2 + len(model.layers), "file": 1}
+    calibration = sum(passes[step.works_on] * min(step.calibration_samples(), available) for step in asked.recipe.steps)
+    return 3 * counts.get("evaluation", 0) + calibration

@@ -12,7 +12,7 @@ from core.errors import ModelpressError
 from core.resources.job import DryRun, JobCreate, Objection, PlannedStep, Range
 from core.services import datasets, estimates, models
 from core.services.tenancy import Lock, get_owned
-from core.specs.quantize import LinearQuantization
+from core.specs.recipe import Step
 from core.states import InspectionState
 
 _NOTHING = Range(low=0, high=0)
@@ -87,6 +87,9 @@ def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]
     if ingredients.dataset is not None and data is None:
         yield _not_ready("dataset", ingredients.dataset.state)
         return
+    if (misplaced := asked.recipe.misplaced()) is not None:
+        place, why = misplaced
+        yield Objection(pointer=f"/recipe/steps/{place}", severity="blocks", code="method_not_applicable", text=why)
     for position, step in enumerate(asked.recipe.steps):
         yield from _object_to_step(position, step, model, data)
     if data is not None:
@@ -104,7 +107,7 @@ def _not_ready(kind: str, state: str) -> Objection:
 
 
 def _object_to_step(
-    position: int, step: LinearQuantization, model: ModelDescription, data: DatasetDescription | None
+    position: int, step: Step, model: ModelDescription, data: DatasetDescription | None
 ) -> Iterator[Objection]:
     pointer = f"/recipe/steps/{position}"
     capability = step.requires(model)
@@ -113,31 +116,33 @@ def _object_to_step(
         patch = _without_unknown_layers(pointer, step, model)
         yield Objection(pointer=pointer, severity="blocks", code="method_not_applicable", text=text, repair=patch)
     if data is None:
-        yield from _object_to_no_data(step)
+        yield from _object_to_no_data(step, model)
         return
     if step.needs.labels and not any(split.labelled for split in data.splits.values()):
         text = f"{step.method} needs labels, and the data set has none."
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
     available = sum(data.splits[name].samples for name in ("calibration", "train") if name in data.splits)
-    if step.needs.data and not available:
+    if step.calibration_samples() and not available:
         text = f"{step.method} needs a calibration or train split, and the data set has neither."
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
 
 
-def _object_to_no_data(step: LinearQuantization) -> Iterator[Objection]:
-    if step.needs.data and step.needs.synthetic:
+def _object_to_no_data(step: Step, model: ModelDescription) -> Iterator[Objection]:
+    if not step.calibration_samples():
+        return
+    if step.needs.synthetic and model.can_be_drawn():
         text = (
             f"Without a data set {step.method} is calibrated on inputs that are drawn, and only agreement with the "
             "original is measured."
         )
         yield Objection(pointer="/dataset", severity="advice", code="missing_data", text=text)
-    elif step.needs.data:
+    else:
         text = f"{step.method} needs data for calibration; give a data set."
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
 
 
 def _without_unknown_layers(
-    pointer: str, step: LinearQuantization, model: ModelDescription
+    pointer: str, step: Step, model: ModelDescription
 ) -> tuple[dict[str, JsonValue], ...] | None:
     """A patch that takes unknown names out of `keep_float`, last first, so that positions stay right."""
     known = {layer.name for layer in model.layers}

@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict
 from core.description import ModelDescription
 
 Family = Literal["quantize", "prune", "distill", "search", "train"]
+# A method that works on files takes models in mode `onnx_only` too; after it no step can have the network.
+WorksOn = Literal["network", "file"]
 
 
 class Asked(BaseModel):
@@ -49,8 +51,13 @@ class Spec(Asked, ABC):
     family: ClassVar[Family]
     needs: ClassVar[Needs]
     example: ClassVar[dict[str, object]]
+    works_on: ClassVar[WorksOn]
 
     method: str
+
+    @abstractmethod
+    def calibration_samples(self) -> int:
+        """How many calibration samples the step runs at most; 0 where it needs no data."""
 
     @abstractmethod
     def requires(self, description: ModelDescription) -> Capability:

@@ -5,10 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from core.specs.base import Asked
-from core.specs.quantize import LinearQuantization
+from core.specs.quantize import LinearQuantization, OnnxQuantization
 
-# With a second method this becomes a union discriminated by `method`.
-Step = LinearQuantization
+Step = Annotated[LinearQuantization | OnnxQuantization, Field(discriminator="method")]
 
 
 class Recipe(Asked):
@@ -16,6 +15,16 @@ class Recipe(Asked):
 
     version: Literal[1] = 1
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=32)]
+
+    def misplaced(self) -> tuple[int, str] | None:
+        """The first step that cannot follow those before it, by position, and why; None where all can."""
+        for position, step in enumerate(self.steps):
+            before = self.steps[:position]
+            if step.works_on == "network" and any(each.works_on == "file" for each in before):
+                return position, f"{step.method} works on a network, and an earlier step leaves only a file."
+            if step.works_on == "file" and any(each.family == "quantize" for each in before):
+                return position, f"{step.method} works on float weights, and an earlier step has quantized them."
+        return None
 
 
 class Target(Asked):

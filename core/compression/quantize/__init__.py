@@ -1,9 +1,13 @@
 """Quantization: methods that store numbers in fewer bits."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from core.compression.method import Method
+from core.compression.method import FileMethod, Method
 from core.compression.quantize.linear import LinearQuantizer
-from core.specs.quantize import LinearQuantization
+from core.compression.quantize.onnx_file import OnnxQuantizer
+from core.specs.base import Spec
+from core.specs.quantize import LinearQuantization, OnnxQuantization
 
-QUANTIZE: Mapping[type[LinearQuantization], Method[LinearQuantization]] = {LinearQuantization: LinearQuantizer()}
+QUANTIZE: Mapping[type[Spec], Method[Any]] = {LinearQuantization: LinearQuantizer()}
+QUANTIZE_FILES: Mapping[type[Spec], FileMethod[Any]] = {OnnxQuantization: OnnxQuantizer()}
