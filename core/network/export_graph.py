@@ -1,6 +1,5 @@
 """From a network to a graph that torch.export takes: encoded parameters become the nodes that rebuild them."""
 
-import copy
 from collections.abc import Callable
 from typing import Literal, cast
 
@@ -11,6 +10,7 @@ from torch import Tensor, fx, nn
 from core.description import TensorDescription
 from core.network.encodings import ActivationGrid, Dense, Emission, Encoding, operators
 from core.network.network import Network
+from core.network.share import copy_graph
 
 Flavour = Literal["onnx", "pt2"]
 
@@ -41,7 +41,7 @@ def _dtype(described: TensorDescription) -> torch.dtype:
 
 def expand(network: Network, flavour: Flavour) -> fx.GraphModule:
     """A copy of the network's graph in which every encoded parameter is written out in the given flavour."""
-    module = copy.deepcopy(network.graph)
+    module = copy_graph(network.graph)
     module.requires_grad_(requires_grad=False)
     ranks = input_ranks(network)
     replaced: set[str] = set()

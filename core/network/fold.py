@@ -1,12 +1,13 @@
 """Batch-norm folding: a convolution or linear layer followed by a batch norm becomes one layer."""
 
-import copy
 from collections import Counter
+from dataclasses import replace
 
 import torch
 from torch import fx, nn
 
 from core.network.network import Network
+from core.network.share import copy_graph
 
 _Layer = nn.Conv1d | nn.Conv2d | nn.Linear
 _Norm = nn.BatchNorm1d | nn.BatchNorm2d
@@ -18,7 +19,7 @@ def fold_batch_norm(network: Network) -> Network:
     W' = W·γ/√(σ²+ε), b' = (b − μ)·γ/√(σ²+ε) + β, for each output channel (arXiv 1712.05877, section 3.2). Layers that
     are called twice, have a tied weight or an encoding already keep their batch norm.
     """
-    folded = copy.deepcopy(network)
+    folded = replace(network, graph=copy_graph(network.graph), encodings=dict(network.encodings))
     graph = folded.graph
     for node in list(graph.graph.nodes):
         pair = _find_pair(folded, node)

@@ -1,6 +1,5 @@
 """Makes the quantized network: weights and biases become integers, grids are put where the placement says."""
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from core.network.encodings import ActivationGrid, AffineInteger, Grid
 from core.network.encodings.affine_integer import scales_of
 from core.network.export_graph import input_ranks
 from core.network.network import Network
+from core.network.share import copy_graph
 
 BIAS_GRID = Grid(-(2**31) + 1, 2**31 - 1, 0, torch.int32)
 # A bias must fit 31 bits at the scale input × weight, with room for the sum it is added to.
@@ -37,7 +37,7 @@ def placement_of(network: Network, layers: frozenset[str]) -> Placement:
 def assemble(network: Network, plan: Plan) -> Network:
     """A quantized copy; layers that the plan does not name stay bit-identical."""
     placement = placement_of(network, plan.layers)
-    graph = copy.deepcopy(network.graph)
+    graph = copy_graph(network.graph)
     made = Network(
         graph=graph,
         inputs=network.inputs,
