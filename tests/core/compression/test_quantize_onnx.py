@@ -34,11 +34,15 @@ g (float[n,16] x) => (float[n,8] y) <float zero = {0.}, bool go = {1}> {
     r = Relu(h)
     s = ReduceSum<keepdims = 0>(r)
     c = Greater(s, zero)
-    [choice] b = If(c) <then_branch = t () => (float[n,256] o) { o = Mul(r, gain) },
-                        else_branch = e () => (float[n,256] p) { p = Neg(r) }>
+    [choice] b = If(c) <
+        then_branch = t () => (float[n,256] o) { o = Mul(r, gain) },
+        else_branch = e () => (float[n,256] p) { p = Neg(r) }>
     counted = Cast<to = 7>(c)
-    [turns] z = Loop(counted, go, b)
-        <body = l (int64 i, bool go_in, float[n,256] a) => (bool go_out, float[n,256] a_out) { go_out = Identity(go_in) a_out = Tanh(a) }>
+    [turns] z = Loop(counted, go, b) <
+        body = l (int64 i, bool more, float[n,256] a) => (bool again, float[n,256] out) {
+            again = Identity(more)
+            out = Tanh(a)
+        }>
     y = MatMul(z, fc2)
 }"""
 
