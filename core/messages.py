@@ -114,9 +114,9 @@ class LogMessage(Said):
 
 
 class ArtifactFile(Said):
-    """One file of an artifact, as a path relative to `WORKDIR/out`."""
+    """One file of an artifact, as a path relative to `WORKDIR/out`; no part of it begins with a dot."""
 
-    path: str = Field(max_length=255, pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*$")
+    path: str = Field(max_length=255, pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$")
     filename: str = Field(max_length=255)
 
 

@@ -74,7 +74,8 @@ def watch(attendance: Attendance, run: Run, request: Request, *, limits: Limits,
     box = presence.sandbox()
     run.request.write_text(request.model_dump_json(), encoding="utf-8")
     program = runner_program(box.workdir(run))
-    started = box.start(run, program, Bounds(limits.memory_bytes, limits.disk_bytes))
+    inputs = sum(path.stat().st_size for path in run.inputs)
+    started = box.start(run, program, Bounds(limits.memory_bytes, limits.disk_bytes, inputs))
     _log.info("runner_started", subject=attendance.lease.id, epoch=attendance.lease.epoch, pid=started.process.pid)
     return Supervision(started, run, limits=limits, ears=ears).watch()
 

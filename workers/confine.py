@@ -22,6 +22,7 @@ class Limits(TypedDict):
     """What the kernel holds the program to, in bytes and numbers."""
 
     address_space: int
+    data: int
     file_bytes: int
     processes: int
     open_files: int
@@ -68,6 +69,7 @@ def _keep_to(limits: Limits) -> None:
     _limit(resource.RLIMIT_NOFILE, limits["open_files"])
     _limit(resource.RLIMIT_NPROC, limits["processes"])
     # Last, since whatever follows it must fit in.
+    _limit(resource.RLIMIT_DATA, limits["data"])
     _limit(resource.RLIMIT_AS, limits["address_space"])
 
 

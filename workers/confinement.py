@@ -14,19 +14,25 @@ from workers.process import Grouped, RunnerProcess
 from workers.staging import Run
 
 CONFINE = Path(confine.__file__)
-# RLIMIT_AS only stops one absurd allocation before it hurts: importing torch and onnxruntime reserves 0.8 GB that is
-# never touched, and every thread more. The limit of a job is kept by watching what its processes hold.
+# What private memory a process may reserve beyond its job's limit: for libraries, which reserve 0.1 GB more than they
+# touch, for the stacks of four pools of threads, and so that the watcher, who names the reason, sees an excess first.
+_DATA_HEADROOM = 2**29
+_STACKS_PER_THREAD = 2**25
+# All addresses count here, untouched ones too: importing torch and onnxruntime reserves 0.8 GB, every thread more.
 _ADDRESS_HEADROOM = 4 * 2**30
+# A mapped file counts as private memory although its pages are not: one reader and three measured sessions may map it.
+_MAPPINGS = 4
 _OPEN_FILES = 4096
 _PROCESSES = 4096
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the kernel holds a runner to, in bytes."""
+    """What the kernel holds each process of a runner to, in bytes; the inputs may be mapped beside the memory."""
 
     memory_bytes: int
     file_bytes: int
+    input_bytes: int = 0
 
 
 class Sandbox(ABC):
@@ -78,7 +84,7 @@ class Unconfined(Sandbox):
 
 def environment(tmp: str) -> dict[str, str]:
     """The whole environment of a runner."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(os.cpu_count() or 1)
+    threads = str(_threads())
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {
         "PATH": "/usr/bin:/bin",
@@ -89,18 +95,25 @@ def environment(tmp: str) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait must not spin beside the process that is measured
         "GOMP_SPINCOUNT": "0",
+        "ARROW_DEFAULT_MEMORY_POOL": "system",  # its own pool reserves a gibibyte at once, which counts as memory
         **dict.fromkeys(counts, threads),
     }
 
 
 def limits_of(bounds: Bounds) -> confine.Limits:
     """The bounds as `confine.py` takes them."""
+    most = bounds.memory_bytes + _MAPPINGS * bounds.input_bytes
     return confine.Limits(
-        address_space=bounds.memory_bytes + _ADDRESS_HEADROOM,
+        address_space=most + _ADDRESS_HEADROOM,
+        data=most + _DATA_HEADROOM + _STACKS_PER_THREAD * _threads(),
         file_bytes=bounds.file_bytes,
         processes=_PROCESSES,
         open_files=_OPEN_FILES,
     )
+
+
+def _threads() -> int:
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def confining(script: str, restrictions: confine.Restrictions) -> list[str]:

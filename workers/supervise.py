@@ -25,6 +25,9 @@ _TICK = 0.1
 _CHUNK = 1 << 16
 _BLOCK = 512
 _MEMORY_EVERY = 0.2
+# A process fills some gibibytes a second; looking costs milliseconds, so often only when it is close to its limit.
+_MEMORY_OFTEN = 0.05
+_CLOSE = 0.75
 _DISK_EVERY = 1.0
 _ERRORS_KEPT = 1 << 14
 _MAX_FILES = 100_000
@@ -63,6 +66,7 @@ class Supervision:
         self._answer: Answer | None = None
         self._began = self._spoke = time.monotonic()
         self._memory_at = self._disk_at = self._began
+        self._memory_every = _MEMORY_EVERY
         self._seen_excess = False
         self._kills = _kernel_kills()
 
@@ -93,10 +97,10 @@ class Supervision:
             gone = self._process.poll() is not None
             took = False
             if ready := self._pass_on():
-                took = self._read(selector, 0 if gone else _TICK)
+                took = self._read(selector, 0 if gone else min(_TICK, self._memory_every))
             else:
                 # Nothing more is read while its last words are not heard; the runner then waits in its own write.
-                time.sleep(_TICK)
+                time.sleep(min(_TICK, self._memory_every))
             if (ending := self._judge()) is not None:
                 return ending
             if gone and ready and not took:
@@ -151,8 +155,10 @@ class Supervision:
 
     def _judge_usage(self, now: float) -> tuple[End, str] | None:
         if now >= self._memory_at:
-            self._memory_at = now + _MEMORY_EVERY
             used = usage(self._process.pid)
+            close = used.memory_bytes > _CLOSE * self._limits.memory_bytes
+            self._memory_every = _MEMORY_OFTEN if close else _MEMORY_EVERY
+            self._memory_at = now + self._memory_every
             if used.processes > _MAX_PROCESSES:
                 return End.VIOLATED, f"The runner had {used.processes} processes; {_MAX_PROCESSES} are allowed."
             if (held := self._excess(used.memory_bytes)) is not None:

@@ -37,6 +37,8 @@ def test_what_postgresql_cannot_store_is_replaced() -> None:
         b'{"kind": "log", "text": "\\ud800"}\n',
         b'{"kind": "unheard of"}\n',
         b'{"kind": "artifact", "artifact_kind": "x", "files": [{"path": "/etc/passwd", "filename": "x"}]}\n',
+        b'{"kind": "artifact", "artifact_kind": "x", "files": [{"path": "../../x", "filename": "x"}]}\n',
+        b'{"kind": "artifact", "artifact_kind": "x", "files": [{"path": "a/../../x", "filename": "x"}]}\n',
     ],
 )
 def test_what_is_no_message_is_a_violation(data: bytes) -> None:

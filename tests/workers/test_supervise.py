@@ -86,6 +86,13 @@ class TestLimits:
         assert outcome.end is End.OUT_OF_MEMORY
         assert str(300 << 20) in outcome.detail
 
+    def test_the_kernel_refuses_at_once_what_no_watcher_would_see_in_time(self, stage: Stage) -> None:
+        text = "import mmap; mmap.mmap(-1, 2 << 30, flags=mmap.MAP_PRIVATE)"
+        stage.run({"python": text}, {"done": 1}, limits=limits(memory_bytes=300 << 20))
+        (message,) = stage.heard
+        assert isinstance(message, LogMessage)
+        assert "Cannot allocate memory" in message.text
+
     def test_one_file_too_large(self, stage: Stage) -> None:
         outcome = stage.run({"fill": ["out/big", 40 << 20]}, limits=limits(disk_bytes=20 << 20))
         assert "File too large" in outcome.errors
