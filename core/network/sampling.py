@@ -81,14 +81,31 @@ def _takes(network: Network, names: set[str], length: int) -> bool:
 
 
 def _table_size(graph: fx.GraphModule, start: fx.Node) -> int:
-    """The smallest embedding table that integers from this input can index."""
+    """The smallest embedding table, or width of a one-hot code, that integers from this input can index."""
     sizes, seen, waiting = [], {start}, [start]
     while waiting:
         for user in waiting.pop().users:
             module = graph.get_submodule(str(user.target)) if user.op == "call_module" else None
             if isinstance(module, nn.Embedding):
                 sizes.append(module.num_embeddings)
+            elif (count := _one_hot_size(graph, user)) is not None:
+                sizes.append(count)
             elif module is None and user not in seen and user.target not in _COMPUTED:
                 seen.add(user)
                 waiting.append(user)
     return min(sizes, default=_SMALL_INTEGERS)
+
+
+def _one_hot_size(graph: fx.GraphModule, node: fx.Node) -> int | None:
+    """How many numbers a comparison has beside it, where it makes a one-hot code: 0, 1, 2 and so on."""
+    if node.target is not torch.ops.aten.eq.Tensor:
+        return None
+    for source in node.all_input_nodes:
+        stored = dict(graph.named_buffers()).get(str(source.target)) if source.op == "get_attr" else None
+        if stored is not None:
+            numbers = stored.flatten()
+            if numbers.numel() > 1 and numbers.equal(torch.arange(numbers.numel()).to(numbers.dtype)):
+                return numbers.numel()
+        if source.target is torch.ops.aten.arange.default and isinstance(source.args[0], int):
+            return source.args[0]
+    return None

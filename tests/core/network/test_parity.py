@@ -58,7 +58,24 @@ def test_weights_that_are_not_finite_are_refused(write_onnx) -> None:
 
 def test_values_that_overflow_far_outside_are_no_loss(write_onnx) -> None:
     text = "g (float[n,4] x) => (float[n,4] y) { a = Exp(x) y = Mul(a, a) }"
-    assert inspect(write_onnx(text)).parity.samples == 6
+    assert inspect(write_onnx(text)).parity.samples == 12
+
+
+# A sigmoid that is almost 0 on ordinary inputs, where onnxruntime's is off by 1e-7, and reaches 1 far outside.
+SIGMOID = """g (float[n,4] x) => (float[n,3] y) <float low = {-11.0}> {
+    h = MatMul(x, w) s = Add(h, low) [last] y = Sigmoid(s) }"""
+
+
+def test_rounding_of_the_runtime_is_no_loss(write_onnx) -> None:
+    parity = inspect(write_onnx(SIGMOID, w=ALIVE.T)).parity
+    assert parity is not None
+    assert parity.max_abs_difference < 1e-6
+
+
+def test_a_wrong_constant_behind_a_sigmoid_that_is_almost_zero_is_seen(write_onnx, monkeypatch) -> None:
+    monkeypatch.setitem(OPERATORS, "Sigmoid", Operator(lambda _call, x: torch.sigmoid(x * 1.01)))
+    description = inspect(write_onnx(SIGMOID, w=ALIVE.T))
+    assert (description.mode, description.why_node) == ("onnx_only", "last")
 
 
 def test_a_file_that_the_runtime_refuses_is_refused(write_onnx) -> None:

@@ -35,3 +35,18 @@ def test_a_fixed_length_needs_no_search() -> None:
 
 def test_integers_stay_within_their_table() -> None:
     assert integer_limits(network(64, "sequence").graph) == (50,)
+
+
+class OneHot(nn.Module):
+    """Bytes as one-hot codes, compared with the numbers that they may be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("numbers", torch.arange(257, dtype=torch.int32))
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten.eq.Tensor(ids.unsqueeze(-1), self.numbers).float()
+
+
+def test_integers_stay_within_their_one_hot_code() -> None:
+    assert integer_limits(fx.symbolic_trace(OneHot())) == (257,)
