@@ -60,6 +60,7 @@ class Stage:
         limits: Limits = LIMITS,
         order: Callable[[], End | None] = lambda: None,
         look: Callable[[Path], None] = lambda out: None,
+        hear: Callable[[Message], bool] | None = None,
     ) -> Outcome:
         source = self.source(json.dumps({"run": actions}))
         with staged((source,), open_blobs(settings().storage_url)) as run:
@@ -78,7 +79,7 @@ class Stage:
             run.request.write_text(request.model_dump_json())
             program = runner_program(self.sandbox.workdir(run))
             started = self.sandbox.start(run, program, Bounds(limits.memory_bytes, limits.disk_bytes))
-            outcome = Supervision(started, run, limits=limits, ears=Ears(self._hear, order)).watch()
+            outcome = Supervision(started, run, limits=limits, ears=Ears(hear or self._hear, order)).watch()
             look(run.out)
             return outcome
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.messages import ArtifactMessage, JobDone, LogMessage, ProgressMessage
+from core.messages import ArtifactMessage, JobDone, LogMessage, Message, ProgressMessage
 from tests.workers.conftest import LIMITS, Stage, toy_processes
 from workers.ending import End
 from workers.supervise import Limits
@@ -133,6 +133,8 @@ class TestOrders:
 
 
 class TestLies:
+    """Bar S2b, with `test_lines.py` (what is no message, paths outside) and `test_results.py` (links)."""
+
     def test_what_is_no_message_ends_the_run(self, stage: Stage) -> None:
         outcome = stage.run({"raw": b"not json\n".hex()}, {"sleep": 60})
         assert outcome.end is End.VIOLATED
@@ -145,6 +147,23 @@ class TestLies:
         before = psutil.Process().memory_info().rss
         assert stage.run({"long_line": 1 << 30}).end is End.VIOLATED
         assert psutil.Process().memory_info().rss - before < 32 << 20
+
+    def test_a_flood_of_messages_costs_no_memory(self, stage: Stage) -> None:
+        before = psutil.Process().memory_info().rss
+        heard = 0
+
+        def hear(message: Message) -> bool:
+            nonlocal heard
+            heard += 1
+            return True
+
+        assert stage.run({"flood": 200_000}, {"done": 1}, hear=hear).end is End.ANSWERED
+        assert heard == 200_000
+        assert psutil.Process().memory_info().rss - before < 32 << 20
+
+    @pytest.mark.parametrize("raw", [b"\xff\xfe\n", b'{"kind": "progress", "method": "toy", "fraction": -1}\n'])
+    def test_what_cannot_be_read_or_cannot_be_ends_the_run(self, stage: Stage, raw: bytes) -> None:
+        assert stage.run({"raw": raw.hex()}, {"sleep": 60}).end is End.VIOLATED
 
     def test_a_fork_bomb_is_ended(self, stage: Stage) -> None:
         assert stage.run({"fork": 300}, {"sleep": 60}).end is End.VIOLATED
