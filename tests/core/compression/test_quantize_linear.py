@@ -19,6 +19,7 @@ from core.measure.runtime import open_session, run_session
 from core.messages import MetricMessage
 from core.network.encodings import ActivationGrid
 from core.network.export import export_onnx
+from core.network.export_check import check_onnx
 from core.network.inspect import read
 from core.network.network import Network
 from core.specs.methods import METHODS
@@ -82,6 +83,24 @@ def test_every_calibration_keeps_most_answers(
     with torch.no_grad():
         found, wanted = quantized.graph(*probes(images)), residual.graph(*probes(images))
     assert (found.argmax(1) == wanted.argmax(1)).float().mean() > 0.9
+
+
+def test_a_rounded_file_that_computes_something_else_is_noticed(
+    residual: Network, context: MakeContext, images: Dataset, tmp_path: Path
+) -> None:
+    quantized, _ = LinearQuantizer().apply(residual, LinearQuantization(), context())
+    given = probes(images)
+    export_onnx(quantized, tmp_path / "model.onnx", probes=given)
+    check_onnx(quantized, tmp_path / "model.onnx", given)
+    model = onnx.load(tmp_path / "model.onnx")
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        if values.dtype == np.float32 and values.size > 1:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values * np.float32(1.1), tensor.name))
+    onnx.save(model, tmp_path / "wrong.onnx")
+    with pytest.raises(ModelpressError) as caught:
+        check_onnx(quantized, tmp_path / "wrong.onnx", given)
+    assert caught.value.code == "export_disagrees"
 
 
 def test_it_is_deterministic(residual: Network, context: MakeContext) -> None:
