@@ -24,13 +24,19 @@ from core.network.silence import silence
 OPSET = 20
 # The name inside the archive comes from the file's stem, so bytes are the same only under one stem.
 PT2_NAME = "model.pt2"
+# A protobuf cannot be larger; some room is left for the graph.
+MAX_WEIGHT_BYTES = 2 * 1024**3 - 16 * 1024**2
 # What torch.export leaves on nodes that tells where and how the code lay on this machine.
 _TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn", "custom")
 
 
 def export_onnx(network: Network, path: Path, *, probes: tuple[Tensor, ...] | None = None) -> None:
-    """Write ONNX with a free batch, reload it and compare on `probes` (or seeded noise); raises `export_disagrees`."""
+    """Write ONNX with a free batch, reload it and compare on `probes` (or seeded noise).
+
+    Raises `export_disagrees`, and `graph_too_large` where the weights do not fit into one file.
+    """
     program = _program(network, "onnx")
+    _check_size(program)
     with silence(), _typed_errors():
         made = torch.onnx.export(
             program,
@@ -94,6 +100,19 @@ def strip_traces(program: ExportedProgram) -> None:
             for node in module.graph.nodes:
                 for trace in _TRACES:
                     node.meta.pop(trace, None)
+
+
+def _check_size(program: ExportedProgram) -> None:
+    tensors = [
+        value for value in (*program.state_dict.values(), *program.constants.values()) if isinstance(value, Tensor)
+    ]
+    size = sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
+    if size > MAX_WEIGHT_BYTES:
+        raise ModelpressError(
+            "graph_too_large",
+            f"The weights of the result have {size:,} bytes; an ONNX file holds at most {MAX_WEIGHT_BYTES:,}.",
+            hint="Quantize more of the layers: those that stay float take four bytes a weight.",
+        )
 
 
 @contextmanager

@@ -135,3 +135,11 @@ def test_a_file_that_computes_something_else_is_noticed(network: Network, tmp_pa
     with pytest.raises(ModelpressError) as caught:
         check_onnx(network, path, None)
     assert caught.value.code == "export_disagrees"
+
+
+def test_weights_that_do_not_fit_into_one_file_are_refused(network: Network, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("core.network.export.MAX_WEIGHT_BYTES", 1000)
+    with pytest.raises(ModelpressError) as raised:
+        export_onnx(network, tmp_path / "model.onnx")
+    assert raised.value.code == "graph_too_large"
+    assert not (tmp_path / "model.onnx").exists()
