@@ -25,6 +25,8 @@ router = APIRouter(route_class=PageRoute)
 
 STEP = "recipe.steps.0"
 METHOD = f"{STEP}.method"
+# The method whose settings the form shows; another one may have been chosen since.
+SHOWN = "shown_method"
 CHOICES = 200
 SECTIONS = {
     section: schema.model_json_schema()
@@ -46,8 +48,11 @@ class Checked:
 
 
 async def sent_texts(request: Request) -> dict[str, str]:
-    """The fields of a form, as text."""
-    return {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
+    """The fields of a form, as text; settings of a method that is no longer the chosen one are left out."""
+    texts = {name: value for name, value in (await request.form()).items() if isinstance(value, str)}
+    if texts.pop(SHOWN, texts.get(METHOD)) == texts.get(METHOD):
+        return texts
+    return {name: value for name, value in texts.items() if name == METHOD or not name.startswith(f"{STEP}.")}
 
 
 Texts = Annotated[dict[str, str], Depends(sent_texts)]
@@ -163,6 +168,7 @@ def form_page(view: View, checked: Checked, *, status: int = 200) -> Response:
         "methods": methods.list_().data,
         "method": method,
         "method_name": METHOD,
+        "shown_name": SHOWN,
         "models": models.list_(view.session, view.tenant, limit=CHOICES, state=ready).data,
         "datasets": datasets.list_(view.session, view.tenant, limit=CHOICES, state=ready).data,
         "texts": checked.texts,

@@ -168,3 +168,21 @@ def test_the_dry_run_answers_while_the_form_is_filled(page: Page, live: httpx2.C
     page.wait_for_load_state()
     page.get_by_label("Samples").fill("many")
     expect(page.locator("#dry-run")).to_contain_text("recipe.steps.0.calibration.samples")
+
+
+def test_another_method_brings_its_own_settings(page: Page, live: httpx2.Client, alice: User) -> None:
+    open_job(page, live, alice, new_job(alice))
+    page.goto(f"{live.base_url}/jobs/new")
+    page.get_by_label("Samples").fill("77")
+    page.get_by_label("What is done").select_option("quantize.onnx")
+    expect(page.locator("#step h2")).to_have_text("quantize.onnx")
+    expect(page.get_by_label("Samples")).to_have_value("128")
+    expect(page.locator("#dry-run")).to_contain_text("quantize.onnx")
+    page.get_by_label("Mode", exact=True).select_option("dynamic")
+    page.get_by_label("Types").select_option("s8s8")
+    expect(page.locator("#dry-run")).to_contain_text("unsigned")
+    page.get_by_label("Types").select_option("u8u8")
+    expect(page.locator("#dry-run")).not_to_contain_text("unsigned")
+    page.get_by_role("button", name="Queue job").click()
+    expect(page.locator("#state")).to_have_text("Queued")
+    expect(page.get_by_role("heading", level=1)).to_contain_text("quantize.onnx")

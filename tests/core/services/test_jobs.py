@@ -191,3 +191,42 @@ def allow(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setenv("MODELPRESS_WEBHOOK_ALLOW", '["127.0.0.0/8"]')
     settings.cache_clear()
+
+
+def test_a_file_that_is_no_network_is_led_to_the_method_for_files(tenant: str) -> None:
+    described = described_model(mode="onnx_only", why="NonZero is not read.", parity=None)
+    model, dataset = make_model(tenant, described), make_dataset(tenant)
+    with transaction() as session:
+        plan = jobs.plan(session, tenant, ask(model, dataset))
+        assert not plan.ok
+        assert "quantize.onnx" in plan.objections[0].text
+        for mode in ("static", "dynamic"):
+            planned = jobs.plan(session, tenant, ask(model, dataset, recipe=recipe_of("quantize.onnx", mode=mode)))
+            assert planned.ok
+            assert planned.plan[1].layers == ("conv1", "fc1")
+            assert 0 < planned.bytes.low < planned.bytes.high
+            assert 0 < planned.seconds.low < planned.seconds.high
+
+
+def test_only_a_step_that_calibrates_asks_for_data(tenant: str) -> None:
+    model = make_model(tenant)
+    assert objections(tenant, model, None, recipe=recipe_of("quantize.onnx", mode="dynamic")) == []
+    drawn = ask(model, None, recipe=recipe_of("quantize.onnx"))
+    with transaction() as session:
+        (advice,) = jobs.plan(session, tenant, drawn).objections
+    assert (advice.severity, advice.code) == ("advice", "missing_data")
+    state = TensorDescription(name="state", dtype="float32", shape=(2, "batch", 8))
+    inputs = (TensorDescription(name="x", dtype="float32", shape=("batch", 4)), state)
+    alone = make_model(tenant, described_model(inputs=inputs))
+    assert ("missing_data", "/dataset") in objections(tenant, alone, None, recipe=recipe_of("quantize.onnx"))
+
+
+def test_steps_in_an_order_that_cannot_be_block(tenant: str) -> None:
+    model, dataset = make_model(tenant), make_dataset(tenant)
+    for order in (("quantize.linear", "quantize.onnx"), ("quantize.onnx", "quantize.linear")):
+        steps = {"steps": [{"method": method} for method in order]}
+        assert objections(tenant, model, dataset, recipe=steps) == [("method_not_applicable", "/recipe/steps/1")]
+
+
+def recipe_of(method: str, **settings: object) -> dict[str, object]:
+    return {"steps": [{"method": method, **settings}]}
