@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+import onnx
+
 from core.errors import ModelpressError
-from core.measure.onnx_graph import load_graph, trace_tensors
+from core.measure.onnx_graph import OnnxGraph, load_graph, trace_tensors
 from core.measure.runtime import Feed, open_session
 from core.network.liveness import find_peak
 
@@ -35,13 +37,19 @@ def planned_peak_bytes(model: Path | bytes, feed: Feed) -> int:
 
     A tensor lives from the node that makes it (an input: from the start) to the last node that reads it (an output: to
     the end). The graph is the runtime's own after its extended optimisations, so fused operators count as one; the
-    layout optimisations are left out, since they depend on the CPU. Reuse of memory in place is not counted.
+    layout optimisations are left out, since they depend on the CPU; where it cannot be run it is the file's own graph.
+    Reuse of memory in place is not counted.
     """
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / OPTIMISED_NAME
         open_session(model, 1, optimisation="extended", optimised_to=optimised)
         graph = load_graph(optimised)
-        tensors = trace_tensors(graph, feed)
+        try:
+            tensors = trace_tensors(graph, feed)
+        except ModelpressError:
+            # Optimised graphs inside of branches are written so that the runtime cannot always open them again.
+            graph = OnnxGraph(onnx.load_from_string(model)) if isinstance(model, bytes) else load_graph(model)
+            tensors = trace_tensors(graph, feed)
     sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
     steps = [(node.input, node.output) for node in graph.nodes]
     return find_peak(steps, sizes, inputs=graph.inputs, outputs=graph.outputs).nbytes
