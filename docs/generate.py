@@ -9,9 +9,13 @@ from typing import Any
 import typer
 import typer.core
 import yaml
+from onnx.defs import get_all_schemas_with_history
 
 from core.errors import CATALOGUE, Kind
 from core.findings import CATALOGUE as FINDINGS
+from core.network.aten_operators import ATEN_NAMES
+from core.network.onnx_operators import OPERATORS
+from core.network.onnx_version import OLDEST_OPSET
 from core.settings import Settings
 from core.specs.base import Spec
 from core.specs.methods import METHODS, method_name
@@ -27,6 +31,7 @@ def pages() -> dict[str, str]:
         "settings.md": settings_page,
         "errors.md": errors_page,
         "findings.md": findings_page,
+        "operators.md": operators_page,
         "cli.md": cli_page,
     }
     texts = {path: page() for path, page in made.items()}
@@ -74,6 +79,50 @@ def findings_page() -> str:
     rows = [[f"`{each.code}`", each.severity, each.title, each.explanation] for each in FINDINGS.values()]
     head = "# Findings\n\nA verdict remarks what moved, and why what did not move did not. The codes are stable.\n\n"
     return head + table(["code", "severity", "what", "why, and what to do"], rows)
+
+
+def operators_page() -> str:
+    """The operators of networks that are read, their limits, and how many of the standard's own tests they pass."""
+    expected = json.loads((DOCS.parent / "tests" / "conformance" / "expected.json").read_text())
+    rows = [_operator_row(name, expected["operators"]) for name in sorted(OPERATORS)]
+    counts = [sum(row[key] for row in expected["operators"].values()) for key in ("passed", "total")]
+    calls = sorted({name.removeprefix("torch.ops.aten.").partition(".")[0] for name in ATEN_NAMES})
+    models = [
+        [name, f"{row['passed']}/{row['total']}", row.get("missing", "")] for name, row in expected["models"].items()
+    ]
+    return (
+        "# Operators\n\nA network is read when every node is one of these, and when it then computes what the file "
+        "computes. Any other ONNX file that onnxruntime runs is used as it is (mode `onnx_only`), and the model says "
+        "which node was the first that could not be read, and why.\n\n"
+        f"## ONNX\n\n{len(OPERATORS)} operators of the standard's own domain in opset {OLDEST_OPSET} and later, by the "
+        "rules of each version; older files are brought up by the converter of the `onnx` package. `Constant`, `Shape` "
+        "and `Size` are read too, an `If` whose condition is constant is one of its branches, and functions of the "
+        "file's own are put in place. `Loop`, `Scan`, sequences, maps, texts, sparse and complex numbers, operators of "
+        "other domains, and files that compute in integers are not read. Floating-point numbers of any width are "
+        "computed in float32. Inputs under *constant* may depend on sizes, not on data.\n\n"
+        f"The tests are the node tests inside of onnx {expected['onnx']} (passed/total; {counts[0]} of {counts[1]} "
+        "in all; expansions of functions are tests of other operators). Where one does not pass, the last column says "
+        "why: the node is refused, save for `Resize` and `TopK`, where the answer differs and the comparison with the "
+        "file decides.\n\n"
+        + table(["operator", "versions", "constant", "tests", "what is not read, and why"], rows)
+        + "\nWhole models of the same package:\n\n"
+        + table(["models", "tests", "why the others do not pass"], models)
+        + f"\n## PyTorch\n\nA `.pt2` file of torch 2.13 may call these {len(calls)} operators of ATen "
+        f"({len(ATEN_NAMES)} overloads), and arithmetic on sizes:\n\n{', '.join(f'`{name}`' for name in calls)}.\n"
+    )
+
+
+def _operator_row(name: str, expected: dict[str, dict[str, Any]]) -> list[str]:
+    schemas = {
+        each.since_version: each for each in get_all_schemas_with_history() if (each.domain, each.name) == ("", name)
+    }
+    first = max((version for version in schemas if version <= OLDEST_OPSET), default=min(schemas))
+    versions = ", ".join(str(version) for version in sorted(schemas) if version >= first)
+    inputs = schemas[max(schemas)].inputs
+    constant = ", ".join(f"`{inputs[at].name}`" for at in sorted(OPERATORS[name].static) if at < len(inputs))
+    row = expected.get(name)
+    tests = f"{row['passed']}/{row['total']}" if row else "none"
+    return [f"`{name}`", versions, constant, tests, row.get("missing", "") if row else ""]
 
 
 def methods_page() -> str:
