@@ -55,6 +55,10 @@ class Spec(Asked, ABC):
 
     method: str
 
+    def model_post_init(self, context: object, /) -> None:
+        """Count the method as said, so that it is not left out where only what was said is sent."""
+        self.model_fields_set.add("method")
+
     @abstractmethod
     def calibration_samples(self) -> int:
         """How many calibration samples the step runs at most; 0 where it needs no data."""
