@@ -55,7 +55,7 @@ class Spec(Asked, ABC):
 
     method: str
 
-    def model_post_init(self, context: object, /) -> None:
+    def model_post_init(self, _context: object, /) -> None:
         """Count the method as said, so that it is not left out where only what was said is sent."""
         self.model_fields_set.add("method")
 
