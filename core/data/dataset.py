@@ -12,7 +12,7 @@ from core.data.checks import check_labels, check_pairing, check_samples, is_no_c
 from core.data.columns import Array, Column
 from core.data.formats import is_tokenizer, open_source
 from core.data.guess import find_splits
-from core.data.overlap import count_overlap
+from core.data.overlap import find_copies
 from core.data.preprocessor import is_preprocessor
 from core.data.source import DataFile, Source, tell
 from core.data.splits import Split, draw_splits, key_of
@@ -28,6 +28,7 @@ from core.description import (
     SplitName,
     Task,
     TensorDescription,
+    Twin,
 )
 from core.errors import ModelpressError
 
@@ -89,10 +90,14 @@ class Dataset:
 
     def overlap(self) -> int:
         """How many evaluation samples are, byte for byte, also in another split."""
+        return self.copies(0)[0]
+
+    def copies(self, most: int) -> tuple[int, tuple[Twin, ...]]:
+        """That number, and the first `most` with their rows."""
         if "evaluation" not in self.splits or self.synthetic:
-            return 0
-        others = [split for name, split in self.splits.items() if name != "evaluation"]
-        return count_overlap(self.splits["evaluation"], others)
+            return 0, ()
+        others: dict[SplitName, Split] = {name: each for name, each in self.splits.items() if name != "evaluation"}
+        return find_copies(self.splits["evaluation"], others, most)
 
     def _labels(self, rows: Array, start: int) -> Tensor:
         if self.task == "token_classification" and is_no_class(rows, self.label_limit, self.task).any():

@@ -4,14 +4,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from core.data.columns import CHUNK_ROWS
 from core.data.dataset import Dataset, Files, open_files
 from core.data.similarity import count_near_duplicates
 from core.data.tokens import TokenColumn
 from core.data.wiring import Samples
-from core.description import DatasetDescription, DatasetSpec, SplitDescription, SplitName, TensorDescription
+from core.description import DatasetDescription, DatasetSpec, SplitDescription, SplitName, TensorDescription, Twin
 
 # At most so many samples of a split that must be decoded or tokenised are read.
 MOST_MADE = 20_000
+# Of more classes the samples are not counted one by one.
+MOST_CLASSES = 1000
+MOST_TWINS = 100
 CHUNK = 256
 
 
@@ -22,19 +26,25 @@ def describe_dataset(files: Files, spec: DatasetSpec) -> DatasetDescription:
     unread = sum(
         _read(samples) for samples in {id(each.samples): each.samples for each in dataset.splits.values()}.values()
     )
+    twins, remarks = _find_twins(dataset)
     text = spec.task == "language_modelling"
     return DatasetDescription(
         format=opened.source.format,
         task=spec.task,
         inputs=tuple(_describe_input(dataset, tensor) for tensor in dataset.inputs),
         splits={
-            name: SplitDescription(samples=_count(dataset, name), labelled=text or dataset.labelled(name))
+            name: SplitDescription(
+                samples=_count(dataset, name),
+                labelled=text or dataset.labelled(name),
+                per_class=_count_classes(dataset, name),
+            )
             for name in dataset.splits
         },
         classes=dataset.classes,
         label_names=dataset.label_names,
         reading=opened.splits if spec.splits is None else None,
-        warnings=(*_remark(dataset, unread), *opened.source.notes),
+        twins=twins,
+        warnings=(*_remark(dataset, unread), *remarks, *opened.source.notes),
     )
 
 
@@ -67,6 +77,23 @@ def _count(dataset: Dataset, split: SplitName) -> int:
     return dataset.count(split) * width
 
 
+def _count_classes(dataset: Dataset, split: SplitName) -> tuple[int, ...]:
+    """How many samples of a split each class has; () where that cannot be told."""
+    labels, classes = dataset.splits[split].samples.labels, dataset.classes
+    if dataset.task not in ("classification", "multi_label") or labels is None or not classes:
+        return ()
+    if classes > MOST_CLASSES:
+        return ()
+    rows, counts = np.sort(dataset.splits[split].rows), np.zeros(classes, np.int64)
+    for start in range(0, len(rows), CHUNK_ROWS):
+        found = labels.read(rows[start : start + CHUNK_ROWS])
+        if found.ndim == 1:
+            counts += np.bincount(found.astype(np.int64), minlength=classes)
+        else:
+            counts[: found.shape[1]] += found.astype(np.int64).sum(axis=0)
+    return tuple(counts.tolist())
+
+
 def _remark(dataset: Dataset, unread: int) -> Iterator[str]:
     """What a user should know of the data."""
     if any(tensor.dtype == "text" for tensor in dataset.inputs):
@@ -77,15 +104,28 @@ def _remark(dataset: Dataset, unread: int) -> Iterator[str]:
         yield f"{unread:,} of the samples were not decoded by the inspection; they are checked when a job reads them."
     if "evaluation" not in dataset.splits:
         yield "There is no evaluation split, so no quality can be measured."
-        return
-    count = dataset.count("evaluation")
-    exact = dataset.overlap() if dataset.task != "language_modelling" else 0
+
+
+def _find_twins(dataset: Dataset) -> tuple[tuple[Twin, ...], tuple[str, ...]]:
+    """Samples of evaluation that are also in another split, or nearly, and sentences that tell it."""
+    is_text = dataset.task == "language_modelling"
+    exact, copies = (0, ()) if is_text else dataset.copies(MOST_TWINS)
+    remarks = []
     if exact:
-        yield f"{exact:,} of the {count:,} evaluation samples are also in another split."
+        count = dataset.count("evaluation")
+        remarks.append(f"{exact:,} of the {count:,} evaluation samples are also in another split{_such_as(copies)}.")
     near = count_near_duplicates(dataset)
-    if near is not None and near.found > exact:
-        what = "passages of the evaluation text" if dataset.task == "language_modelling" else "evaluation samples"
-        yield (
-            f"At least {near.found:,} of the {near.compared:,} {what} that were compared are nearly the same as one of "
-            f"another split, by {near.method}."
-        )
+    if near is None or near.found <= exact:
+        return copies, tuple(remarks)
+    known = {twin.row for twin in copies}
+    alike = tuple(twin for twin in near.twins if twin.row not in known)
+    what = "passages of the evaluation text" if is_text else "evaluation samples"
+    remarks.append(
+        f"At least {near.found:,} of the {near.compared:,} {what} that were compared are nearly the same as one of "
+        f"another split, by {near.method}{_such_as(alike)}."
+    )
+    return (*copies, *alike)[:MOST_TWINS], tuple(remarks)
+
+
+def _such_as(twins: tuple[Twin, ...]) -> str:
+    return f", such as row {twins[0].row:,}, which is row {twins[0].other_row:,} of {twins[0].split}" if twins else ""

@@ -17,7 +17,11 @@ from core.data.dataset import Dataset
 from core.data.splits import Split
 from core.data.tokens import TokenColumn, UncutTexts
 from core.data.transform import Transform
+from core.description import SplitName, Twin
 
+# Of a text so many characters are compared, so that a row of any length takes bounded memory.
+MOST_CHARACTERS = 4096
+MOST_TWINS = 100
 # At most so many samples of evaluation, and of each other split, are compared.
 MOST = 20_000
 CHUNK = 128
@@ -38,6 +42,7 @@ WEIGHTS = np.random.default_rng(21).integers(1, 2**63, PASSAGE_TOKENS, dtype=np.
 
 Keys = NDArray[np.uint64]
 Signature = NDArray[Any]
+Signed = tuple[Rows, Keys, Signature]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Similar:
     found: int
     compared: int
     method: str
+    twins: tuple[Twin, ...] = ()
 
 
 def count_near_duplicates(dataset: Dataset) -> Similar | None:
@@ -55,36 +61,37 @@ def count_near_duplicates(dataset: Dataset) -> Similar | None:
     Images: difference hash (Krawetz 2013), thumbnails. Texts: MinHash over words (Broder 1997). Long texts: passages.
     """
     evaluation = dataset.splits.get("evaluation")
-    others = [split for name, split in dataset.splits.items() if name in ("train", "validation")]
+    others: dict[SplitName, Split] = {
+        name: split for name, split in dataset.splits.items() if name in ("train", "validation")
+    }
     calibration = dataset.splits.get("calibration")
-    if calibration is not None and all(calibration.samples is not split.samples for split in others):
-        others.append(calibration)
+    if calibration is not None and all(calibration.samples is not split.samples for split in others.values()):
+        others["calibration"] = calibration
     if evaluation is None or not others:
         return None
     name, column = next(iter(evaluation.samples.columns.items()))
     if isinstance(column, WindowColumn):
-        return _count_passages(column, others, name)
-    sign: Callable[[Split], Iterator[tuple[Keys, Signature]]]
+        return _count_passages(column, list(others.values()), name)
+    sign: Callable[[Split], Iterator[Signed]]
     if isinstance(column, UncutTexts | TokenColumn):
         limit, method = (PERMUTATIONS - ALIKE_MINIMA) / PERMUTATIONS, "MinHash of words"
 
-        def sign(split: Split) -> Iterator[tuple[Keys, Signature]]:
+        def sign(split: Split) -> Iterator[Signed]:
             return _sign_texts(split, name)
     elif dataset.transforms[name].is_image(column.shape):
         limit, method = ALIKE, "difference hash and thumbnails"
 
-        def sign(split: Split) -> Iterator[tuple[Keys, Signature]]:
+        def sign(split: Split) -> Iterator[Signed]:
             return _sign_images(split, name, dataset.transforms[name])
     else:
         return None
-    return _count(list(sign(evaluation)), (part for split in others for part in sign(split)), limit, method)
+    signed = ((kind, part) for kind, split in others.items() for part in sign(split))
+    return _count(list(sign(evaluation)), signed, limit, method)
 
 
-def _count(
-    wanted: list[tuple[Keys, Signature]], others: Iterator[tuple[Keys, Signature]], limit: float, method: str
-) -> Similar:
+def _count(wanted: list[Signed], others: Iterator[tuple[SplitName, Signed]], limit: float, method: str) -> Similar:
     """Samples that share a key are candidates; alike are those whose signatures differ by at most `limit`."""
-    keys, signatures = (np.concatenate([part[place] for part in wanted]) for place in (0, 1))
+    rows, keys, signatures = (np.concatenate([part[place] for part in wanted]) for place in (0, 1, 2))
     spread = float(np.ptp(signatures)) or 1.0 if signatures.dtype.kind == "f" else None
     groups: dict[int, list[int]] = defaultdict(list)
     for place, row_keys in enumerate(keys.tolist()):
@@ -92,8 +99,9 @@ def _count(
             if key != NO_KEY and len(groups[key]) < MOST_ALIKE:
                 groups[key].append(place)
     found = np.zeros(len(keys), bool)
-    for other_keys, other_signatures in others:
-        for row_keys, signature in zip(other_keys.tolist(), other_signatures, strict=True):
+    twins: list[Twin] = []
+    for split, part in others:
+        for other_row, row_keys, signature in zip(part[0].tolist(), part[1].tolist(), part[2], strict=True):
             places = np.array(sorted({place for key in row_keys for place in groups.get(key, ())}), np.int64)
             places = places[~found[places]]
             if len(places):
@@ -101,8 +109,13 @@ def _count(
                     distance = (signatures[places] != signature).mean(axis=1)
                 else:
                     distance = np.abs(signatures[places] - signature).mean(axis=1) / spread
-                found[places[distance <= limit]] = True
-    return Similar(int(found.sum()), len(keys), method)
+                alike = places[distance <= limit]
+                found[alike] = True
+                twins += [
+                    Twin(row=int(rows[place]), split=split, other_row=other_row, exact=False)
+                    for place in alike[: MOST_TWINS - len(twins)]
+                ]
+    return Similar(int(found.sum()), len(keys), method, tuple(twins))
 
 
 def _chosen(split: Split) -> Iterator[Rows]:
@@ -112,7 +125,7 @@ def _chosen(split: Split) -> Iterator[Rows]:
         yield np.sort(rows[start : start + CHUNK])
 
 
-def _sign_images(split: Split, name: str, transform: Transform) -> Iterator[tuple[Keys, Signature]]:
+def _sign_images(split: Split, name: str, transform: Transform) -> Iterator[Signed]:
     """Keys of 16 bits, whether each cell is brighter than its left neighbour in two of eight rows; a grey thumbnail.
 
     Rows of cells without any change say nothing, so they are no key.
@@ -125,10 +138,10 @@ def _sign_images(split: Split, name: str, transform: Transform) -> Iterator[tupl
         bands = np.packbits(bits, axis=1).view(np.uint16).astype(np.uint64)
         flat = bands == 0
         keys = np.where(flat, NO_KEY, bands + (np.arange(bands.shape[1], dtype=np.uint64) << np.uint64(16)))
-        yield keys, F.adaptive_avg_pool2d(grey, (THUMBNAIL, THUMBNAIL)).flatten(1).numpy()
+        yield rows, keys, F.adaptive_avg_pool2d(grey, (THUMBNAIL, THUMBNAIL)).flatten(1).numpy()
 
 
-def _sign_texts(split: Split, name: str) -> Iterator[tuple[Keys, Signature]]:
+def _sign_texts(split: Split, name: str) -> Iterator[Signed]:
     """Keys are bands of the MinHash minima, which are the signature."""
     column = split.samples.columns[name]
     cells = column.cells if isinstance(column, UncutTexts | TokenColumn) else None
@@ -138,12 +151,13 @@ def _sign_texts(split: Split, name: str) -> Iterator[tuple[Keys, Signature]]:
     for rows in _chosen(split):
         minima = np.stack([_minima(words) for words in _words(cells, rows)])
         bands = minima.reshape(len(rows), -1, BAND)
-        yield (bands * weights).sum(axis=2, dtype=np.uint64) + np.arange(bands.shape[1], dtype=np.uint64), minima
+        keys = (bands * weights).sum(axis=2, dtype=np.uint64) + np.arange(bands.shape[1], dtype=np.uint64)
+        yield rows, keys, minima
 
 
 def _words(cells: Cells, rows: Rows) -> Iterator[list[str]]:
     texts = [" ".join(map(str, words)) for words in cells.lists(rows)] if cells.kind == "list" else cells.texts(rows)
-    return (re.findall(r"\w+", text.lower()) for text in texts)
+    return (re.findall(r"\w+", text[:MOST_CHARACTERS].lower()) for text in texts)
 
 
 def _minima(words: list[str]) -> NDArray[np.uint64]:

@@ -13,6 +13,7 @@ from core.description import (
     Parity,
     SplitDescription,
     TensorDescription,
+    Twin,
 )
 from core.resources.shape import Failure, Metadata, Resource, Shown
 from core.specs.base import Asked, Capability
@@ -133,6 +134,7 @@ class Dataset(DatasetSummary):
     classes: int | None = None
     label_names: tuple[str, ...] = ()
     reading: GivenSplits | FractionSplits | None = Field(None, description="Which arrays were read, if found by name.")
+    twins: tuple[Twin, ...] = Field((), description="The first samples of evaluation that are also in another split.")
     warnings: tuple[str, ...] = ()
 
 

@@ -17,7 +17,7 @@ from core.services.tenancy import get_owned, owned
 from core.states import InspectionState
 
 # What of a description the API shows.
-_FOUND = ("format", "inputs", "splits", "classes", "label_names", "reading", "warnings")
+_FOUND = ("format", "inputs", "splits", "classes", "label_names", "reading", "twins", "warnings")
 
 
 def create(session: Session, tenant: str, asked: DatasetCreate) -> Dataset:

@@ -7,7 +7,7 @@ from typing import Annotated, get_args
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from core.description import DatasetSpec, Task
+from core.description import DatasetSpec, SplitDescription, Task
 from core.resources.model import Dataset, DatasetCreate, Model, ModelCreate
 from core.states import InspectionState
 from modelpress.cli.credentials import connect
@@ -24,6 +24,9 @@ from modelpress.cli.output import (
 )
 from modelpress.client import Client
 from modelpress.folder import Sent, files_of
+
+# Of more classes the counts would fill the screen.
+MOST_CLASSES = 20
 
 
 def upload(  # noqa: PLR0913  (every parameter is an option of the command line)
@@ -120,6 +123,14 @@ def show_model(model: Model) -> None:
         say(f"  note: {warning}", "yellow")
 
 
+def _classes(dataset: Dataset, split: SplitDescription) -> str:
+    """How many samples each class has, of few classes."""
+    names = dataset.label_names or tuple(map(str, range(len(split.per_class))))
+    if not 0 < len(split.per_class) <= MOST_CLASSES:
+        return ""
+    return " (" + ", ".join(f"{name}: {count:,}" for name, count in zip(names, split.per_class, strict=False)) + ")"
+
+
 def show_dataset(dataset: Dataset) -> None:
     """Print what inspection found of samples; exit code 3 when they were rejected."""
     if wants_json():
@@ -129,6 +140,6 @@ def show_dataset(dataset: Dataset) -> None:
         raise typer.Exit(ENDED_BADLY)
     say(f"{dataset.id}  {dataset.name} is ready", "green")
     for name, split in dataset.splits.items():
-        say(f"  {name}: {split.samples} samples{'' if split.labelled else ' without labels'}")
+        say(f"  {name}: {split.samples:,} samples{_classes(dataset, split) if split.labelled else ' without labels'}")
     for warning in dataset.warnings:
         say(f"  note: {warning}", "yellow")

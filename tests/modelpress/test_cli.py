@@ -26,7 +26,7 @@ def test_the_path_from_upload_to_file(modelpress: Run, tmp_path: Path) -> None:
     assert model["state"] == "ready"
     assert model["capabilities"]["quantize.linear"]["ok"]
     shown = modelpress("upload", "--dataset", DEMO / "mnist.npz", "--input", MNIST)
-    assert "evaluation: 2000 samples" in shown.stdout
+    assert "evaluation: 2,000 samples (0: " in shown.stdout
     dataset = shown.stdout.split()[0]
 
     asked = ("run", DEMO / "recipe.yaml", "--model", model["id"], "--dataset", dataset, "--max-drop", "0.05")

@@ -12,6 +12,7 @@ from api.app import create_app
 from api.dashboard.jobs import recipe_text
 from core.database.session import transaction
 from core.database.tables import DatasetRow, JobRow, ModelRow
+from core.description import SplitDescription, Twin
 from core.resources.job import JobCreate
 from core.resources.model import Rename
 from core.resources.system import Scope
@@ -142,11 +143,16 @@ class TestModelPage:
 def test_a_data_set_shows_its_format_and_labels(page: TestClient, world: World) -> None:
     with transaction() as session:
         row = session.get_one(DatasetRow, world.ids["dataset"])
-        found = DATASET.model_copy(update={"format": "images", "label_names": ("cat", HOSTILE)})
+        splits = {"evaluation": SplitDescription(samples=9, labelled=True, per_class=(2, 7))}
+        twins = (Twin(row=4321, split="train", other_row=8, exact=False),)
+        update = {"format": "images", "label_names": ("cat", HOSTILE), "classes": 2, "splits": splits, "twins": twins}
+        found = DATASET.model_copy(update=update)
         row.description = found.model_dump(mode="json")
     text = page.get(f"/datasets/{world.ids['dataset']}").text
     assert "<dd>images</dd>" in text
     assert "cat, &lt;script&gt;" in text
+    assert '<th scope="row">cat</th><td class="right">2</td>' in text
+    assert "nearly the same" in text
 
 
 class TestWhereNothingIs:

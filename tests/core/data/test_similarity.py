@@ -57,3 +57,26 @@ def test_passages_of_long_texts_are_found(tmp_path, rng, shared):
     np.savez(tmp_path / "t.npz", train=train, test=test)
     found = count_near_duplicates(open_dataset([tmp_path / "t.npz"], DatasetSpec(task="language_modelling")))
     assert (found.found, found.compared) == (shared // 32, 50)
+
+
+def test_copies_are_told_with_their_rows_and_classes_are_counted(tmp_path, rng):
+    x, y = rng.normal(size=(50, 4)).astype(np.float32), np.arange(50) % 3
+    test = np.concatenate([rng.normal(size=(3, 4)).astype(np.float32), x[[17, 17, 4]]])
+    np.savez(tmp_path / "d.npz", x_train=x, y_train=y, x_test=test, y_test=np.array([0, 0, 2, 1, 1, 1]))
+    found = describe_dataset([tmp_path / "d.npz"], DatasetSpec(task="classification"))
+    assert {(twin.row, twin.other_row, twin.exact) for twin in found.twins} == {
+        (3, 17, True),
+        (4, 17, True),
+        (5, 4, True),
+    }
+    assert found.warnings[0].startswith("3 of the 6 evaluation samples are also in another split, such as row ")
+    assert found.splits["evaluation"].per_class == (2, 3, 1)
+    assert sum(found.splits["train"].per_class) == 45
+
+
+def test_a_near_twin_is_told_with_its_rows(text_file, rng):
+    words = np.array([f"word{place}" for place in range(500)])
+    texts = [" ".join(rng.choice(words, 60)) for _ in range(20)]
+    files = [text_file("train.txt", "\n".join(texts)), text_file("test.txt", f"quite other words\n{texts[7]} extra")]
+    (twin,) = describe_dataset(files, DatasetSpec(task="none")).twins
+    assert (twin.row, twin.other_row, twin.exact) == (1, 7, False)

@@ -45,7 +45,9 @@ def test_a_data_set_of_safetensors(tmp_path, rng):
     )
     assert (found.format, found.classes, found.splits["evaluation"].samples) == ("safetensors", 3, 10)
     assert found.reading["train"].x == "x_train"
-    assert found.warnings == ("10 of the 10 evaluation samples are also in another split.",)
+    assert found.warnings == (
+        "10 of the 10 evaluation samples are also in another split, such as row 0, which is row 0 of train.",
+    )
 
 
 def test_what_the_header_says_must_be_there(tmp_path):
