@@ -11,7 +11,7 @@ from core.network.flat import find, place
 from core.network.onnx_names import WeightNames
 from core.network.onnx_operators import OPERATORS
 from core.network.onnx_operators.sizes import SIZES
-from core.network.onnx_steps import MEASURES, Array, Step, Value, fold, measure, static_operand, to_tensor
+from core.network.onnx_steps import MEASURES, Array, Step, Value, constant_of, fold, measure, static_operand, to_tensor
 
 
 class OnnxModule(nn.Module):
@@ -62,6 +62,8 @@ class OnnxModule(nn.Module):
         given = [values[name] if name else None for name in step.inputs]
         if step.branches:
             self.run_branch(step, given[0], values)
+        elif call.operator == "Constant":
+            values[step.node.output[0]] = constant_of(call)
         elif call.operator in MEASURES:
             values[step.node.output[0]] = measure(call, given[0].shape if given[0] is not None else ())
         elif any(isinstance(value, torch.Tensor) for value in given) or self.is_weight(step):

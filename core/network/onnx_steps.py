@@ -98,9 +98,9 @@ def fold_constants(steps: Sequence[Step], constants: dict[str, Array]) -> list[S
         step = waiting.popleft()
         step.check()
         known = all(name in constants for name in step.inputs[: 1 if step.branches else None] if name)
-        transposed = step.call.operator == "Transpose" and known and constants[step.inputs[0]].ndim == 2
+        transposed = step.call.operator == "Transpose" and known and _may_be_weight(constants[step.inputs[0]])
         if step.call.operator == "Constant":
-            constants[step.node.output[0]] = _constant(step.call)
+            constants[step.node.output[0]] = constant_of(step.call)
         elif known and step.branches:
             waiting.extendleft(reversed(step.branches[0 if constants[step.inputs[0]].any() else 1]))
         elif known and step.call.operator in MEASURES:
@@ -111,6 +111,11 @@ def fold_constants(steps: Sequence[Step], constants: dict[str, Array]) -> list[S
         else:
             left.append(step)
     return left
+
+
+def _may_be_weight(constant: Array) -> bool:
+    """Whether it is a matrix, and of no integers of 64 bits, which are sizes or pads."""
+    return constant.ndim == 2 and constant.dtype != np.int64
 
 
 def fold(step: Step, values: Sequence[Value]) -> list[Array]:
@@ -187,7 +192,7 @@ def to_array(tensor: onnx.TensorProto, maps: Maps | None = None) -> Array:
     return array
 
 
-def _constant(call: Call) -> Array:
+def constant_of(call: Call) -> Array:
     for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
         if name in call.attributes:
             value = call.attributes[name]

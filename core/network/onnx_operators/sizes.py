@@ -21,10 +21,15 @@ def _cut(call: Call, x: Array, *limits: Array) -> Array:
     given = [[int(v) for v in limit.ravel()] for limit in limits]
     starts = given[0] if given else call.integers("starts") or []
     ends = given[1] if len(given) > 1 else call.integers("ends") or []
-    step = given[3][0] if len(given) > 3 else 1
-    if x.ndim != 1 or len(starts) != 1 or step == 0:
-        call.refuse("sizes are cut in more than one dimension")
-    return x[slice(starts[0], ends[0], step)]
+    axes = given[2] if len(given) > 2 else call.integers("axes") or list(range(len(starts)))
+    steps = given[3] if len(given) > 3 else [1] * len(starts)
+    if 0 in steps:
+        call.refuse("it steps by 0")
+    parts = [slice(None)] * x.ndim
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        # The lowest end of a slice that runs backwards means before the first.
+        parts[axis] = slice(start, None if step < 0 and end < -x.shape[axis] else end, step)
+    return x[tuple(parts)]
 
 
 def _unsqueeze(call: Call, x: Array, axes: Array | None = None) -> Array:
@@ -66,6 +71,7 @@ SIZES: Mapping[str, Callable[..., Array]] = {
     "Gather": _gather,
     "Concat": lambda call, *arrays: np.concatenate(arrays, call.integer("axis", 0)),
     "Slice": _cut,
+    "Transpose": lambda call, x: np.transpose(x, call.integers("perm")),
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Reshape": lambda _call, x, sizes: x.reshape([int(size) for size in sizes]),

@@ -125,6 +125,15 @@ GRAPHS = {
         s = Shape(x) d = Gather<axis = 0>(s, i) c = Equal(d, one)
         y = If(c) <then_branch = t () => (float[n,4] o) { o = Neg(x) },
                    else_branch = e () => (float[n,4] o) { r = Abs(x) o = Sqrt(r) }> }""",
+    "branch with a constant": """g (float[n,4] x) => (float[n,4] y) <int64 one = {1}, int64 i = {1}> {
+        s = Shape(x) d = Gather<axis = 0>(s, i) c = Equal(d, one)
+        y = If(c) <then_branch = t () => (float[n,4] o) { o = Neg(x) },
+                   else_branch = e () => (float[n,4] o) { w = Constant<value = float[1] {2.}>() o = Mul(x, w) }> }""",
+    "pads turned around": """g (float[n,4,5] x) => (float[n,a,b] y)
+        <int64[6] p = {1,2,3,4,0,0}, int64[2] q = {-1,2}, int64[1] z = {0}, int64[1] last = {-1},
+         int64[1] low = {-9223372036854775807}, int64[1] flat = {-1}> {
+        r = Reshape(p, q) c = Slice(r, last, low, z, last) t = Transpose<perm = [1, 0]>(c) f = Reshape(t, flat)
+        i = Cast<to = 7>(f) y = Pad(x, i) }""",
     "pool unevenly": f"""g ({IMAGE}) => (float[n,3,a,b] y) {{
         y = AveragePool<kernel_shape=[3,3], pads=[0,1,2,1]>(x) }}""",
     "rarer numbers": """g (float[n,4] x) => (float[n,4] y) {
