@@ -193,6 +193,7 @@ def to_array(tensor: onnx.TensorProto, maps: Maps | None = None) -> Array:
 
 
 def constant_of(call: Call) -> Array:
+    """The array that a Constant holds; raises `unsupported_operator` where it holds no numbers."""
     for name in ("value", "value_float", "value_floats", "value_int", "value_ints"):
         if name in call.attributes:
             value = call.attributes[name]
