@@ -24,12 +24,14 @@ SERVER_FIXTURES = {"database", "broker", "postgres", "valkey"}
 LONG = ("chaos", "slow", "browser")
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """What talks to PostgreSQL or Redis is run again on the machine's own servers; files that take long come first."""
+    # Before pytest chooses by marks.
     for item in items:
         if SERVER_FIXTURES & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.servers)
+    yield
     # The rank of a file is that of its longest test, so that no process is left with a long one at the end.
     ranks = {path: min(map(_rank, found)) for path, found in _by_file(items).items()}
     items.sort(key=lambda item: ranks[item.path])

@@ -1,5 +1,6 @@
 """Code of an uploader that does run: what it reaches (bar S2) and how it is stopped (bar S6)."""
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,6 +54,28 @@ for path in {files!r}:
     attempt("write " + path, lambda: open(path, "ab").close())
 for folder in {folders!r}:
     attempt(folder, lambda: os.listdir(folder) and None)
+# The first process is the sandbox's own, which an ordinary user's runner may look at: it must hold nothing more.
+first = "/proc/1/"
+def more_names():
+    entries = open(first + "environ", "rb").read().split(b"\\0")
+    # Python names the character set by itself.
+    return {{entry.partition(b"=")[0] for entry in entries if entry}} - {{*os.environb, b"LC_CTYPE"}}
+def open_files():
+    links = [os.readlink(first + "fd/" + number) for number in os.listdir(first + "fd")]
+    return [link for link in links if link.startswith("/") and not link.startswith("/dev/")]
+def strangers(folder):
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if path in {known!r}:
+            continue
+        if any(known.startswith(path + "/") for known in {known!r}):
+            yield from strangers(path)
+        else:
+            yield path
+attempt("/proc/1/environ", lambda: None if more_names() else -1)
+attempt("/proc/1/root", lambda: None if set(os.listdir(first + "root")) - set(os.listdir("/")) else -1)
+attempt("/proc/1/fd", lambda: None if open_files() else -1)
+attempt("/home", lambda: None if list(strangers("/home")) else -1)
 for address in {addresses!r}:
     attempt(str(address), lambda: connect(address))
 own = {{int(name) for name in os.listdir("/proc") if name.isdigit()}}
@@ -65,6 +88,10 @@ reached.extend(name for name in os.environ if name.endswith(("_URL", "KEY", "SEC
 
 def fool(stand: Stand, canary: Canary, more: str) -> Ending:
     return stand.inspect(case("fooled", canary.pickled(more)))
+
+
+# Where the interpreter and our code lie, which the sandbox shows.
+CODE = [str(Path(__file__).parents[2]), sys.prefix, sys.base_prefix]
 
 
 class TestReach:
@@ -84,12 +111,12 @@ class TestReach:
         neighbour = settings().scratch_dir.absolute() / "runs" / "neighbour"
         neighbour.mkdir(parents=True)
         (neighbour / "request.json").write_text("another job")
-        files = ["/proc/1/environ", "/proc/1/mem", "/etc/shadow", "/etc/passwd", "/proc/kcore", "/dev/mem"]
+        files = ["/proc/1/mem", "/etc/shadow", "/etc/passwd", "/proc/kcore", "/dev/mem"]
         files += [str(neighbour / "request.json"), str(Path.home() / ".bashrc"), __file__]
-        folders = [str(neighbour), str(settings().scratch_dir), str(tmp_path), "/proc/1/root", "/proc/1/fd", "/home"]
+        folders = [str(neighbour), str(settings().scratch_dir), str(tmp_path)]
         files += [f"/proc/{process.pid}/environ" for process in psutil.process_iter() if process.pid > 3][:50]
         addresses = [*servers(database, broker), ("169.254.169.254", 80), ("127.0.0.1", 5432), ("127.0.0.1", 6379)]
-        ending = fool(gullible, canary, TRIES.format(files=files, folders=folders, addresses=addresses))
+        ending = fool(gullible, canary, TRIES.format(files=files, folders=folders, addresses=addresses, known=CODE))
         assert (ending.code, ending.detail) == ("unsafe_file", "reached: []")
         assert canary.count() == 0
 
