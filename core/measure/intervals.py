@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtri
+from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -35,15 +35,9 @@ class PairedTest:
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
-    """Score interval of a proportion (Wilson, JASA 22 (1927) 209)."""
-    # scipy.stats has this too, and costs each job half a second to import.
-    z = float(ndtri((1 + CONFIDENCE) / 2))
-    share = successes / n
-    centre, scale = share + z**2 / (2 * n), 1 + z**2 / n
-    reach = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
-    low = 0.0 if successes == 0 else (centre - reach) / scale
-    high = 1.0 if successes == n else (centre + reach) / scale
-    return Interval(low, high)
+    """Score interval of a proportion (Wilson 1927)."""
+    found = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, "wilson")
+    return Interval(float(found.low), float(found.high))
 
 
 def compare_proportions(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> PairedTest:
@@ -56,8 +50,7 @@ def compare_proportions(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> 
     both, lost = int((before & after).sum()), int((before & ~after).sum())
     gained = int((~before & after).sum())
     neither = n - both - lost - gained
-    # At a share of one half both tails are alike.
-    p = min(1.0, 2 * float(bdtr(min(lost, gained), lost + gained, 0.5)))
+    p = float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
     new, old = (both + gained) / n, (both + lost) / n
     new_interval, old_interval = wilson_interval(both + gained, n), wilson_interval(both + lost, n)
     phi = _phi(both, gained, lost, neither)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
+from scipy.stats import rankdata
 
 from core.data.tokens import IGNORED
 from core.measure.intervals import Vector
@@ -97,20 +98,13 @@ def join(parts: list[Scores]) -> Scores:
     )
 
 
-def _ranks(values: Vector) -> Vector:
-    """Rank of each value from 1; equal values share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Vector = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    return ranks
-
-
 def spearman_terms(similarity: Vector, given: Vector) -> Vector:
     """One term a pair, whose mean is Spearman's rank correlation and whose spread is that of its estimate.
 
     With standardised ranks a, b and r = mean(a·b) the terms are r plus the influence of a pair, a·b − r·(a² + b²)/2
     (Devlin, Gnanadesikan and Kettenring 1975), so that intervals of a mean are intervals of r.
     """
-    a, b = _standardise(_ranks(similarity)), _standardise(_ranks(given))
+    a, b = _standardise(rankdata(similarity)), _standardise(rankdata(given))
     r = float((a * b).mean())
     terms: Vector = r + a * b - r * (a**2 + b**2) / 2
     return terms
