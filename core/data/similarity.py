@@ -19,8 +19,8 @@ from core.data.tokens import TokenColumn, UncutTexts
 from core.data.transform import Transform
 from core.description import SplitName, Twin
 
-# Of a text so many characters are compared, so that a row of any length takes bounded memory.
-MOST_CHARACTERS = 4096
+# Long texts are compared in pieces of so many characters.
+PIECE_CHARACTERS = 4096
 MOST_TWINS = 100
 # At most so many samples of evaluation, and of each other split, are compared.
 MOST = 20_000
@@ -91,31 +91,33 @@ def count_near_duplicates(dataset: Dataset) -> Similar | None:
 
 def _count(wanted: list[Signed], others: Iterator[tuple[SplitName, Signed]], limit: float, method: str) -> Similar:
     """Samples that share a key are candidates; alike are those whose signatures differ by at most `limit`."""
-    rows, keys, signatures = (np.concatenate([part[place] for part in wanted]) for place in (0, 1, 2))
+    places_of, keys, signatures = (np.concatenate([part[place] for part in wanted]) for place in (0, 1, 2))
+    # A long text has several signatures.
+    rows, number = np.unique(places_of, return_inverse=True)
     spread = float(np.ptp(signatures)) or 1.0 if signatures.dtype.kind == "f" else None
     groups: dict[int, list[int]] = defaultdict(list)
     for place, row_keys in enumerate(keys.tolist()):
         for key in row_keys:
             if key != NO_KEY and len(groups[key]) < MOST_ALIKE:
                 groups[key].append(place)
-    found = np.zeros(len(keys), bool)
+    found = np.zeros(len(rows), bool)
     twins: list[Twin] = []
     for split, part in others:
         for other_row, row_keys, signature in zip(part[0].tolist(), part[1].tolist(), part[2], strict=True):
             places = np.array(sorted({place for key in row_keys for place in groups.get(key, ())}), np.int64)
-            places = places[~found[places]]
+            places = places[~found[number[places]]]
             if len(places):
                 if spread is None:
                     distance = (signatures[places] != signature).mean(axis=1)
                 else:
                     distance = np.abs(signatures[places] - signature).mean(axis=1) / spread
-                alike = places[distance <= limit]
+                alike = np.unique(number[places[distance <= limit]])
                 found[alike] = True
                 twins += [
-                    Twin(row=int(rows[place]), split=split, other_row=other_row, exact=False)
-                    for place in alike[: MOST_TWINS - len(twins)]
+                    Twin(row=int(rows[each]), split=split, other_row=other_row, exact=False)
+                    for each in alike[: MOST_TWINS - len(twins)]
                 ]
-    return Similar(int(found.sum()), len(keys), method, tuple(twins))
+    return Similar(int(found.sum()), len(rows), method, tuple(twins))
 
 
 def _chosen(split: Split) -> Iterator[Rows]:
@@ -142,22 +144,37 @@ def _sign_images(split: Split, name: str, transform: Transform) -> Iterator[Sign
 
 
 def _sign_texts(split: Split, name: str) -> Iterator[Signed]:
-    """Keys are bands of the MinHash minima, which are the signature."""
+    """Keys are bands of the MinHash minima, which are the signature; a row for each piece of a text."""
     column = split.samples.columns[name]
     cells = column.cells if isinstance(column, UncutTexts | TokenColumn) else None
     if cells is None:
         return
     weights = WEIGHTS[:BAND]
+    # However long the texts are, no more signatures are held than of short ones.
+    most = max(1, MOST // max(len(split.rows), 1))
     for rows in _chosen(split):
-        minima = np.stack([_minima(words) for words in _words(cells, rows)])
-        bands = minima.reshape(len(rows), -1, BAND)
+        signed = [
+            (row, _minima(words))
+            for row, text in zip(rows.tolist(), _texts(cells, rows), strict=True)
+            for words in _pieces(text, most)
+        ]
+        minima = np.stack([found for _, found in signed])
+        bands = minima.reshape(len(signed), -1, BAND)
         keys = (bands * weights).sum(axis=2, dtype=np.uint64) + np.arange(bands.shape[1], dtype=np.uint64)
-        yield rows, keys, minima
+        yield np.array([row for row, _ in signed], np.int64), keys, minima
 
 
-def _words(cells: Cells, rows: Rows) -> Iterator[list[str]]:
-    texts = [" ".join(map(str, words)) for words in cells.lists(rows)] if cells.kind == "list" else cells.texts(rows)
-    return (re.findall(r"\w+", text[:MOST_CHARACTERS].lower()) for text in texts)
+def _texts(cells: Cells, rows: Rows) -> list[str]:
+    if cells.kind == "list":
+        return [" ".join(map(str, words)) for words in cells.lists(rows)]
+    return list(cells.texts(rows))
+
+
+def _pieces(text: str, most: int) -> Iterator[list[str]]:
+    """The words of at most `most` pieces, which are spread over the text."""
+    starts = range(0, max(len(text), 1), PIECE_CHARACTERS)
+    for start in starts[:: -(-len(starts) // most)]:
+        yield re.findall(r"\w+", text[start : start + PIECE_CHARACTERS].lower())
 
 
 def _minima(words: list[str]) -> NDArray[np.uint64]:

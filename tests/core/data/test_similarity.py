@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from core.data import similarity
 from core.data.dataset import open_dataset
 from core.data.inspection import describe_dataset
-from core.data.similarity import count_near_duplicates
+from core.data.similarity import PIECE_CHARACTERS, count_near_duplicates
 from core.description import DatasetSpec, InputMapping
 from tests.core.data.conftest import encode
 
@@ -80,3 +81,26 @@ def test_a_near_twin_is_told_with_its_rows(text_file, rng):
     files = [text_file("train.txt", "\n".join(texts)), text_file("test.txt", f"quite other words\n{texts[7]} extra")]
     (twin,) = describe_dataset(files, DatasetSpec(task="none")).twins
     assert (twin.row, twin.other_row, twin.exact) == (1, 7, False)
+
+
+def test_long_texts_are_compared_to_their_end(text_file, rng):
+    words = np.array([f"word{place}" for place in range(500)])
+    shared, one, other = (" ".join(rng.choice(words, 3000)) for _ in range(3))
+    cut = 4 * PIECE_CHARACTERS
+    assert min(map(len, (shared, one, other))) > cut
+    # What both share begins after four pieces that they do not.
+    files = [text_file("train.txt", one[:cut] + shared), text_file("test.txt", f"few words\n{other[:cut] + shared}")]
+    found = count_near_duplicates(open_dataset(files, DatasetSpec(task="none")))
+    assert (found.found, found.compared) == (1, 2)
+    assert (found.twins[0].row, found.twins[0].other_row) == (1, 0)
+
+
+def test_of_many_long_texts_no_more_is_held_than_of_short_ones(monkeypatch, text_file, rng):
+    monkeypatch.setattr(similarity, "MOST", 40)
+    words = np.array([f"word{place}" for place in range(500)])
+    texts = [" ".join(rng.choice(words, 3000)) for _ in range(20)]
+    dataset = open_dataset([text_file("test.txt", "\n".join(texts))], DatasetSpec(task="none"))
+    (split,) = dataset.splits.values()
+    parts = list(similarity._sign_texts(split, next(iter(split.samples.columns))))
+    assert sum(len(rows) for rows, _, _ in parts) == 40
+    assert {row for rows, _, _ in parts for row in rows.tolist()} == set(range(20))
