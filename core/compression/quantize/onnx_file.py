@@ -77,7 +77,7 @@ class OnnxQuantizer(FileMethod[OnnxQuantization]):
             prepared = _prepare(original, Path(folder), context)
             written = Path(folder) / "quantized.onnx"
             graph = onnx.load(prepared).graph
-            kept = [node.name for node in graph.node if find_layer([node.name, *node.input], spec.keep_float)]
+            kept = _nodes_of(spec.keep_float, graph)
             _quantize(prepared, written, spec, context, _Choice(reduced, kept, _has_inner_graphs(graph)))
             quantized = onnx.load(written)
         if not any(node.op_type in INTEGER_OPERATORS for node in quantized.graph.node):
@@ -153,6 +153,18 @@ def _prepare(model: onnx.ModelProto, folder: Path, context: Context) -> Path:
         else:
             return prepared
     raise AssertionError
+
+
+def _nodes_of(layers: tuple[str, ...], graph: onnx.GraphProto) -> list[str]:
+    """The nodes of the layers that are to stay float; raises `quantizer_failed` for a layer that has none left."""
+    found = {node.name: find_layer([node.name, *node.input], layers) for node in graph.node}
+    if lost := sorted(set(layers) - set(found.values())):
+        raise ModelpressError(
+            "quantizer_failed",
+            f"onnxruntime has merged {', '.join(lost)} with other nodes, so that it cannot be kept in float by name.",
+            hint="Leave it out of `keep_float`.",
+        )
+    return [name for name, layer in found.items() if layer is not None]
 
 
 def _quantize(prepared: Path, written: Path, spec: OnnxQuantization, context: Context, choice: _Choice) -> None:

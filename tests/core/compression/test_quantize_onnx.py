@@ -14,6 +14,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from pydantic import ValidationError
 
 from core.compression.pipeline import run
+from core.compression.quantize.onnx_file import _nodes_of
 from core.errors import ModelpressError
 from core.measure.runtime import open_session, run_session
 from core.messages import ArtifactMessage, Message, RunJob
@@ -196,3 +197,12 @@ def test_what_is_quantized_already_is_refused(tmp_path: Path) -> None:
 def test_signed_activations_are_refused_where_there_are_none() -> None:
     with pytest.raises(ValidationError, match="unsigned"):
         OnnxQuantization(mode="dynamic", types="s8s8")
+
+
+def test_a_layer_that_the_runtime_merged_away_cannot_be_kept_silently():
+    graph = onnx.parser.parse_graph("g (float[n,4] x) => (float[n,4] y) { y = MatMul(x, fc1) }")
+    graph.node[0].name = "product"
+    assert _nodes_of(("fc1",), graph) == ["product"]
+    with pytest.raises(ModelpressError, match="merged fc2") as caught:
+        _nodes_of(("fc1", "fc2"), graph)
+    assert caught.value.code == "quantizer_failed"
