@@ -18,7 +18,6 @@ from core.compression.registry import file_method_of, method_of
 from core.compression.yardstick import Yardstick, choosing_split
 from core.data.dataset import Dataset
 from core.description import ModelDescription
-from core.errors import ModelpressError
 from core.network.export import export_onnx, export_pt2, export_safetensors
 from core.network.network import Network
 from core.specs.base import Spec
@@ -36,7 +35,7 @@ class Material(ABC):
 
     @abstractmethod
     def take(self, spec: Spec, context: Context) -> tuple["Material", Report]:
-        """What a step makes of it, checked; raises `ModelpressError`."""
+        """What a step makes of it, checked; that steps can follow each other was seen to (`Recipe.misplaced`)."""
 
     @abstractmethod
     def tell_quality(self, context: Context) -> float | None:
@@ -66,7 +65,7 @@ class NetworkMaterial(Material):
     def take(self, spec: Spec, context: Context) -> tuple[Material, Report]:
         """The changed network; a step that works on files gets the network as a file."""
         if spec.works_on == "file":
-            return self._as_file(spec.method).take(spec, context)
+            return self._as_file().take(spec, context)
         changed, report = method_of(spec).apply(self.network, spec, context)
         check_step(self.network, changed, report, self.probes)
         return replace(self, network=changed), report
@@ -97,11 +96,7 @@ class NetworkMaterial(Material):
         """Of the network's own layers, by their encodings."""
         return list_layers(self.original, self.network, reports)
 
-    def _as_file(self, method: str) -> "FileMaterial":
-        if self.network.encodings:
-            raise ModelpressError(
-                "method_not_applicable", f"{method} works on float weights; an earlier step has stored them otherwise."
-            )
+    def _as_file(self) -> "FileMaterial":
         path = self.scratch / "network.onnx"
         export_onnx(self.network, path, probes=self.probes)
         return FileMaterial(path, self.description, self.dataset, self.scratch)
@@ -118,11 +113,7 @@ class FileMaterial(Material):
     scratch: Path
 
     def take(self, spec: Spec, context: Context) -> tuple[Material, Report]:
-        """The changed file; raises `method_not_applicable` for a step that needs a network."""
-        if spec.works_on != "file":
-            raise ModelpressError(
-                "method_not_applicable", f"{spec.method} works on a network, and from here on there is only a file."
-            )
+        """The changed file."""
         result = self.scratch / f"step_{context.index}.onnx"
         report = file_method_of(spec).apply(self.path, result, spec, context)
         check_file(self.path, result, self.dataset, self.description)

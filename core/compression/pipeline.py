@@ -106,7 +106,7 @@ class _Job:
             position, why = misplaced
             raise ModelpressError("method_not_applicable", why, step=request.recipe.steps[position].method)
         for spec in request.recipe.steps:
-            if request.dataset_spec is None and spec.calibration_samples() and not spec.needs.synthetic:
+            if request.dataset_spec is None and spec.needs.data and not spec.needs.synthetic:
                 raise ModelpressError("missing_data", f"{spec.method} needs a data set.")
         prepared = prepare(request, self._scratch)
         described = prepared.description
@@ -145,7 +145,7 @@ class _Job:
             self._out, lambda share, message: self._progress(COMPRESSED + width * share, "export", message)
         )
         sizes = ", ".join(f"{name} {(self._out / name).stat().st_size:,} B" for name in names)
-        self._emit(LogMessage(step="export", text=f"Written, read again and compared: {sizes}."))
+        self._emit(LogMessage(step="export", text=f"Written and checked: {sizes}."))
         return names
 
     def _measure(self, prepared: Prepared, material: Material, reports: tuple[Report, ...]) -> Verdict:

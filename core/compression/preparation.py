@@ -12,7 +12,7 @@ from core.compression.yardstick import input_batches
 from core.data.dataset import Dataset, open_dataset
 from core.data.source import DataFile, data_files
 from core.data.synthetic import synthesise
-from core.description import ModelDescription, SplitName, TensorDescription
+from core.description import DatasetSpec, ModelDescription, SplitName, TensorDescription
 from core.errors import ModelpressError
 from core.messages import RunJob
 from core.network.export import export_onnx
@@ -69,7 +69,8 @@ class _Preparation:
             limits = dict(zip(names, integer_limits(network.graph), strict=True))
             dataset: Dataset = synthesise(network.inputs, limits, self.request.seed, sizes=network.sizes)
         else:
-            dataset = self._open_data(network.inputs, network.outputs, longest_text(network), beside)
+            spec = self.request.dataset_spec
+            dataset = self._open_data(spec, network.inputs, network.outputs, longest_text(network), beside)
         probes = _probes(network, dataset)
         _check_folding(read_network, network, probes)
         if self.description.format == "onnx":
@@ -86,8 +87,8 @@ class _Preparation:
         save_onnx(open_onnx(self.files), original)
         inputs = self.description.inputs
         dataset = None
-        if self.request.dataset_spec is not None:
-            dataset = self._open_data(inputs, self.description.outputs, None, {})
+        if (spec := self.request.dataset_spec) is not None:
+            dataset = self._open_data(spec, inputs, self.description.outputs, None, {})
         elif self.description.can_be_drawn():
             dataset = synthesise(inputs, {}, self.request.seed, sizes=self.description.counted_at)
         material = FileMaterial(original, self.description, dataset, self.scratch)
@@ -103,16 +104,15 @@ class _Preparation:
 
     def _open_data(
         self,
+        spec: DatasetSpec,
         inputs: tuple[TensorDescription, ...],
         outputs: tuple[TensorDescription, ...],
         longest: int | None,
         beside: Files,
     ) -> Dataset:
-        if self.request.dataset_spec is None:
-            raise ModelpressError("missing_data", "The job has no data set.")
         return open_dataset(
             data_files(self.request.dataset),
-            self.request.dataset_spec,
+            spec,
             inputs,
             outputs=outputs,
             longest=longest,
