@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
+from pydantic import ValidationError
 
+from api.dashboard import forms
 from api.dashboard.new_job import Texts
 from api.dashboard.rendering import Done, PageRoute, Seen, View, see
 from core.errors import ModelpressError
@@ -14,7 +16,6 @@ from core.services import jobs, models
 router = APIRouter(route_class=PageRoute)
 
 PAGE_SIZE = 25
-MOST_FILES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +38,13 @@ def show_models(view: Seen, after: str | None = None) -> Response:
 def add_model(view: Done, texts: Texts) -> Response:
     """Make a model of the files that the page has uploaded."""
     view.need("models:write")
+    body = {"uploads": texts.get("upload", "").split(","), "name": texts.get("name", "").strip()[:200] or None}
     try:
         with view.session.begin_nested():
-            uploads = tuple(texts.get("upload", "").split(",")[:MOST_FILES])
-            asked = ModelCreate(uploads=uploads, name=texts.get("name", "").strip()[:200] or None)
-            made = models.create(view.session, view.tenant, asked)
+            made = models.create(view.session, view.tenant, ModelCreate.model_validate(body))
         return see(f"/models/{made.id}")
+    except ValidationError as error:
+        return list_page(view, error=forms.refusal(error, body))
     except ModelpressError as error:
         return list_page(view, error=error)
 

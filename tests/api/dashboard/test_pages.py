@@ -368,6 +368,9 @@ class TestWriting:
         text = page.get(answer.headers["location"]).text
         assert "Inspecting" in text
         assert send(page, "/models", upload="upl_none").status_code == 422
+        too_many = send(page, "/models", upload=",".join(["upl_none"] * 65))
+        assert too_many.status_code == 422
+        assert "64" in too_many.text
 
     def test_a_model_is_made_of_several_uploads(self, page: TestClient, world: World) -> None:
         with transaction() as session:
