@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-INSPECTOR_VERSION = 2
+INSPECTOR_VERSION = 3
 
 PixelCount = Annotated[int, Field(ge=1, le=8192)]
 

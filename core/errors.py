@@ -97,7 +97,12 @@ _CODES = (
     ),
     ErrorCode("export_disagrees", Kind.INTERNAL, "The written file computes something else", "Report it with the job."),
     ErrorCode("runtime_failed", Kind.INTERNAL, "onnxruntime cannot run the file", "Report it with the detail."),
-    ErrorCode("out_of_memory", Kind.INVALID, "The job ran out of memory", "Raise `limits.memory_bytes`."),
+    ErrorCode(
+        "out_of_memory",
+        Kind.INVALID,
+        "The job ran out of memory",
+        "Raise `limits.memory_bytes`, or for an inspection the service's setting `MODELPRESS_INSPECT_MEMORY_BYTES`.",
+    ),
     ErrorCode("timed_out", Kind.INVALID, "The job ran out of time", "Raise `limits.minutes`."),
     ErrorCode("stalled", Kind.INTERNAL, "The job made no progress", "Retry; report it if it comes back."),
     ErrorCode("worker_lost", Kind.INTERNAL, "The worker died three times on this job", "Retry on another machine."),
