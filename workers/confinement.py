@@ -79,7 +79,8 @@ class Unconfined(Sandbox):
         """Start `program` in a session of its own, with rlimits."""
         restrictions = confine.Restrictions(limits=limits_of(bounds), uid=None, parent=os.getpid())
         command = [*confining(str(CONFINE), restrictions), *program]
-        return Grouped(spawn(command, environment(str(run.tmp)), cwd=run.folder))
+        tmp = str(run.tmp)
+        return Grouped(spawn(command, environment(tmp), cwd=run.folder), tmp)
 
 
 def environment(tmp: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import select
 import signal
 import stat
 import subprocess
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, final
@@ -13,6 +14,7 @@ from typing import Protocol, final
 import psutil
 
 _GONE_SECONDS = 10.0
+_KILL_SECONDS = 1.0
 _BLOCK = 512
 
 
@@ -64,28 +66,35 @@ class Namespaced:
 
 @final
 class Grouped:
-    """A runner without a sandbox: its process group and whatever children can be found are killed."""
+    """A runner without a sandbox: its process group, its children, and what has its folder `tmp` as TMPDIR are killed.
 
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+    A child that leaves its group and clears its environment once its parents have ended is not found.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]", tmp: str) -> None:
         self.process = process
+        self._tmp = tmp
 
     def end(self) -> int:
         """Kill whatever is left of it, wait until all of it is gone, and give its exit code (negative: a signal)."""
-        members = _members(self.process.pid)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        for member in members:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
+        # Once it has been waited for, its number may be another process's.
+        members = _members(self.process.pid) if self.process.returncode is None else []
+        if members:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        _kill(members)
         code = self.process.wait(_GONE_SECONDS)
-        psutil.wait_procs(members, timeout=_GONE_SECONDS)
+        until = time.monotonic() + _GONE_SECONDS
+        # What is found may start more before it is killed.
+        while (left := _started_in(self._tmp)) and time.monotonic() < until:
+            _kill(left)
         return code
 
 
 def usage(pid: int) -> Usage:
     """What the process `pid` and its children use now, memory that they share counted for each; zeros when gone."""
     members = _members(pid)
-    return Usage(sum(_resident(member) for member in members), len(members))
+    return Usage(sum(resident(member) for member in members), len(members))
 
 
 def shared_out_memory(pid: int) -> int:
@@ -106,6 +115,24 @@ def hidden_bytes(pid: int) -> int:
     return sum(sizes.values())
 
 
+def _kill(processes: list[psutil.Process]) -> None:
+    """Kill them, and wait a while until they are gone."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    psutil.wait_procs(processes, timeout=_KILL_SECONDS)
+
+
+def _started_in(tmp: str) -> list[psutil.Process]:
+    """The processes whose environment names the folder, which children inherit."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get("TMPDIR") == tmp and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 def _members(pid: int) -> list[psutil.Process]:
     try:
         first = psutil.Process(pid)
@@ -116,11 +143,14 @@ def _members(pid: int) -> list[psutil.Process]:
 
 def _proportional(process: psutil.Process) -> int:
     found = _field_sum(process, "smaps_rollup", ("Pss_Anon", "Pss_Shmem"))
-    return _resident(process) if found is None else found
+    return resident(process) if found is None else found
 
 
-def _resident(process: psutil.Process) -> int:
-    # Pages of mapped files do not count: the kernel takes them back when it needs the memory.
+def resident(process: psutil.Process) -> int:
+    """Bytes that a process holds, shared memory included; pages of mapped files do not count.
+
+    The kernel takes those back when it needs the memory.
+    """
     found = _field_sum(process, "status", ("RssAnon", "RssShmem"))
     if found is None:
         with contextlib.suppress(psutil.Error):
