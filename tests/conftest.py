@@ -55,8 +55,12 @@ def turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield
         return
     alone = request.node.get_closest_marker("chaos") is not None
-    with (tmp_path_factory.getbasetemp().parent / "turn.lock").open("w") as lock:
+    folder = tmp_path_factory.getbasetemp().parent
+    with (folder / "turn.gate").open("w") as gate, (folder / "turn.lock").open("w") as lock:
+        # Who waits to be alone holds the gate, so that no others go past.
+        fcntl.flock(gate, fcntl.LOCK_EX)
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(gate, fcntl.LOCK_UN)
         yield
 
 
