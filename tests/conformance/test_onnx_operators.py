@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
@@ -36,16 +37,16 @@ def test_no_case_of_the_standard_is_lost(run, kind: str) -> None:
     torch.set_num_threads(1)
     tallies, wanted = run(), EXPECTED[kind]
     show(tallies)
-    lost = {
-        name: f"{tallies[name].passed} pass, not {row['passed']}: {tallies[name].failures}"
-        for name, row in wanted.items()
-        if tallies[name].passed < row["passed"]
+    # What docs/operators.md says of them, neither less nor more.
+    assert onnx.__version__.startswith(f"{EXPECTED['onnx']}.")
+    counted = {name: (tally.passed, tally.total) for name, tally in tallies.items()}
+    assert counted == {name: (row["passed"], row["total"]) for name, row in wanted.items()}
+    assert {name for name, tally in tallies.items() if tally.failures} == {
+        name for name, row in wanted.items() if "missing" in row
     }
-    assert not lost
     wrong = {name for name, tally in tallies.items() if "the numbers differ" in tally.failures.values()}
     assert wrong <= DIFFERENT
-    assert {name for name, tally in tallies.items() if tally.failures} <= set(MISSING)
 
 
 def test_every_operator_that_is_read_has_cases() -> None:
-    assert set(OPERATORS) - set(EXPECTED["operators"]) <= {"GlobalLpPool", "Scatter", "Upsample"}
+    assert set(OPERATORS) - set(EXPECTED["operators"]) == {"GlobalLpPool"}

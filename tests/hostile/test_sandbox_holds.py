@@ -75,7 +75,8 @@ def strangers(folder):
 attempt("/proc/1/environ", lambda: None if more_names() else -1)
 attempt("/proc/1/root", lambda: None if set(os.listdir(first + "root")) - set(os.listdir("/")) else -1)
 attempt("/proc/1/fd", lambda: None if open_files() else -1)
-attempt("/home", lambda: None if list(strangers("/home")) else -1)
+for folder in {tops!r}:
+    attempt(folder, lambda: None if list(strangers(folder)) else -1)
 for address in {addresses!r}:
     attempt(str(address), lambda: connect(address))
 own = {{int(name) for name in os.listdir("/proc") if name.isdigit()}}
@@ -92,6 +93,8 @@ def fool(stand: Stand, canary: Canary, more: str) -> Ending:
 
 # Where the interpreter and our code lie, which the sandbox shows.
 CODE = [str(Path(__file__).parents[2]), sys.prefix, sys.base_prefix]
+# What the system has in /usr anybody may see; /tmp is the runner's own.
+TOPS = sorted({"/home", *(f"/{Path(code).parts[1]}" for code in CODE)} - {"/usr", "/tmp"})
 
 
 class TestReach:
@@ -116,7 +119,9 @@ class TestReach:
         folders = [str(neighbour), str(settings().scratch_dir), str(tmp_path)]
         files += [f"/proc/{process.pid}/environ" for process in psutil.process_iter() if process.pid > 3][:50]
         addresses = [*servers(database, broker), ("169.254.169.254", 80), ("127.0.0.1", 5432), ("127.0.0.1", 6379)]
-        ending = fool(gullible, canary, TRIES.format(files=files, folders=folders, addresses=addresses, known=CODE))
+        ending = fool(
+            gullible, canary, TRIES.format(files=files, folders=folders, addresses=addresses, known=CODE, tops=TOPS)
+        )
         assert (ending.code, ending.detail) == ("unsafe_file", "reached: []")
         assert canary.count() == 0
 

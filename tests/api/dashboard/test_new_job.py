@@ -1,5 +1,7 @@
 """The form of a job where there are several methods."""
 
+import asyncio
+
 from starlette.datastructures import FormData
 
 from api.dashboard import new_job
@@ -17,17 +19,8 @@ class Sent:
         return FormData(self._fields)
 
 
-async def _texts(**fields: str) -> dict[str, str]:
-    return await new_job.sent_texts(Sent(**fields))  # type: ignore[arg-type]
-
-
 def texts(**fields: str) -> dict[str, str]:
-    coroutine = _texts(**fields)
-    try:
-        coroutine.send(None)
-    except StopIteration as done:
-        return done.value
-    raise AssertionError
+    return asyncio.run(new_job.sent_texts(Sent(**fields)))  # type: ignore[arg-type]
 
 
 def test_settings_of_the_method_that_is_shown_are_read() -> None:

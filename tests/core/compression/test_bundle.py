@@ -79,7 +79,7 @@ def test_it_runs_as_its_readme_says(make: Callable[[Path], nn.Module], printed: 
     code = re.search(r"```python\n(.*?)```", (fetched / "README.md").read_text(), re.DOTALL)
     assert code is not None
     command = [sys.executable, "-c", code[1]]
-    ran = subprocess.run(command, cwd=fetched, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=fetched, capture_output=True, text=True, check=False, timeout=100)
     assert re.fullmatch(printed, ran.stdout.strip()), ran.stdout + ran.stderr
 
 
