@@ -7,24 +7,18 @@ Memory is what the runner's processes hold that the kernel could not take back, 
 """
 
 import argparse
-import os
 import sys
-import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import psutil
 import structlog
 
-from core.database.schema import upgrade
-from launch.postgres import Postgres
-from tests.hostile.canary import set_out
 from tests.hostile.corpus import corpus
-from tests.hostile.stand import Ending, stand, written_outside
+from tests.hostile.stand import Ending, served, written_outside
 from workers.process import usage
 
 SAMPLE_SECONDS = 0.05
@@ -42,28 +36,14 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="names that begin like this (may be given again)")
     asked = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-    with tempfile.TemporaryDirectory() as name:
-        server = Postgres(Path(name) / "postgres", durable=False)
-        try:
-            whole = measure(server.start(), Path(name), tuple(asked.only))
-        finally:
-            server.stop()
-    sys.exit(0 if whole else 1)
+    sys.exit(0 if measure(tuple(asked.only)) else 1)
 
 
-def measure(database: str, folder: Path, only: tuple[str, ...]) -> bool:
+def measure(only: tuple[str, ...]) -> bool:
     """A line for each file and the sums; whether all were refused as they must be and nothing was reached."""
-    values = {
-        "DATABASE_URL": database,
-        "REDIS_URL": "redis://127.0.0.1:9/0",
-        "STORAGE_URL": (folder / "blobs").as_uri(),
-        "MODELPRESS_SCRATCH_DIR": str(folder / "scratch"),
-    }
-    os.environ.update(values)
-    upgrade(database)
     before = psutil.Process().memory_info().rss
     reached, unlike, ends = 0, [], list[tuple[Ending, str, int]]()
-    with set_out(folder) as canary, stand(values) as made:
+    with served() as (made, canary, folder):
         for case in corpus(canary):
             if not case.name.startswith(only or ""):
                 continue
@@ -77,8 +57,9 @@ def measure(database: str, folder: Path, only: tuple[str, ...]) -> bool:
                 f"{case.name:44} {ending.state:9} {ending.code:21} {ending.seconds:6.2f} s {peak.bytes >> 20:6} MiB",
                 flush=True,
             )
+        outside = len(written_outside(folder))
     slowest, hungriest = max(ends, key=lambda end: end[0].seconds), max(ends, key=lambda end: end[2])
-    print(f"\n{len(ends)} files, {reached} canaries, {len(written_outside(folder))} files written outside")
+    print(f"\n{len(ends)} files, {reached} canaries, {outside} files written outside")
     print(f"codes: {dict(Counter(ending.code or ending.state for ending, _, _ in ends).most_common())}")
     print(f"slowest rejection {slowest[0].seconds:.2f} s ({slowest[1]}); median {median(ends):.2f} s")
     print(f"most memory of a runner {hungriest[2] >> 20} MiB ({hungriest[1]})")

@@ -6,8 +6,8 @@
 `data`: MNIST samples as fp32 with noise, repeated to `--bytes`, as .npz and as .safetensors; inspected, then used by an
 int8 job of the demo's LeNet-5 under the same limit. `onnx`: a table, linear layers and random weights of `--bytes`
 altogether, as an .onnx file with two files of data; inspected under the default limit of an inspection, and with
-`--job-memory` quantized to int8 without data under that limit. Memory is what a process holds (resident minus shared
-with files, since the kernel takes pages of files back), sampled every 20 ms; of runner and supervisor that of all their
+`--job-memory` quantized to int8 without data under that limit. Memory is what a process holds without pages
+of mapped files, which the kernel takes back, sampled every 20 ms; of runner and supervisor that of all their
 processes.
 """
 
@@ -37,6 +37,7 @@ from core.specs.recipe import Limits, Recipe
 from launch.stack import Options
 from launch.supervisor import Supervisor
 from modelpress.client import Client
+from workers.process import resident
 
 DEMO = Path(__file__).parents[1] / "demo"
 MIB = 1 << 20
@@ -57,6 +58,8 @@ def main() -> None:
     parser.add_argument("--memory", type=int, help="limit of an inspection; `data`: 1 GB, `onnx`: the default")
     parser.add_argument("--job-memory", type=int, help="limit of the job of `onnx`; without it there is none")
     asked = parser.parse_args()
+    if asked.part == "onnx" and asked.bytes < 1_000_000_000:
+        parser.error("the layers alone have half a gigabyte: let --bytes be 1000000000 or more")
     if asked.memory is None and asked.part == "data":
         asked.memory = 1_000_000_000
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
@@ -226,12 +229,12 @@ def peaks(what: str) -> Iterator[None]:
             now = dict.fromkeys(highest, 0)
             for process in psutil.Process().children(recursive=True):
                 try:
-                    memory = process.memory_info()
+                    held = resident(process)
                     role = role_of(process)
                 except psutil.Error:
                     continue
                 if role is not None:
-                    now[role] += memory.rss - memory.shared
+                    now[role] += held
             highest.update({role: max(highest[role], held) for role, held in now.items()})
 
     thread = threading.Thread(target=watch)

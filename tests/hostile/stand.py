@@ -1,19 +1,24 @@
 """Uploads a case and has a real worker inspect it: database, blobs, lease, sandbox, runner, as in production."""
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+from core.database.schema import upgrade
 from core.database.session import transaction
 from core.database.tables import DatasetRow, ModelRow
 from core.resources.model import DatasetCreate, ModelCreate
 from core.services import datasets, models
 from core.settings import settings
+from launch.postgres import Postgres
 from tests.chaos.world import make_upload
 from tests.conftest import make_tenant
+from tests.hostile.canary import Canary, set_out
 from tests.hostile.cases import Case
 from workers import presence
 from workers.inspect import inspect
@@ -53,6 +58,27 @@ def stand(more: Mapping[str, str]) -> Iterator["Stand"]:
             else:
                 os.environ[name] = value
         _forget()
+
+
+@contextmanager
+def served(more: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple["Stand", Canary, Path]]:
+    """A stand with a database of its own, for programs outside of pytest: with the canary and the folder of all."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        server = Postgres(folder / "postgres", durable=False)
+        values = {
+            "DATABASE_URL": server.start(),
+            "REDIS_URL": "redis://127.0.0.1:9/0",
+            "STORAGE_URL": (folder / "blobs").as_uri(),
+            "MODELPRESS_SCRATCH_DIR": str(folder / "scratch"),
+        }
+        os.environ.update(values)
+        try:
+            upgrade(values["DATABASE_URL"])
+            with set_out(folder) as canary, stand({**values, **more}) as made:
+                yield made, canary, folder
+        finally:
+            server.stop()
 
 
 @dataclass(frozen=True)
