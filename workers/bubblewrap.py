@@ -5,8 +5,10 @@ The runner sees a read-only system, its inputs, and its own folders to write to;
 
 import json
 import os
+import re
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,8 +22,13 @@ from workers.process import Namespaced, RunnerProcess
 from workers.seccomp import filter_program
 from workers.staging import Run
 
-# What root becomes before the runner starts: an account that owns nothing and that nothing else runs as.
-RUNNER_UID = 64_242
+# What root becomes before the runner starts: accounts that own nothing and that nothing else runs as. Each run has one,
+# so that the kernel counts its processes apart from those of other runs.
+RUNNER_UIDS = range(64_242, 65_242)
+# Threads count too: torch, the runtime, arrow and tokenizers have pools of one a core.
+_PROCESSES, _PROCESSES_PER_CORE = 64, 16
+# Before it Linux counted the processes of an account in all user namespaces together.
+_COUNTED_APART = (5, 14)
 _NOBODY = "65534"
 _JOB = "/job"
 _TMP = "/job/tmp"
@@ -35,7 +42,7 @@ _PROCESSORS = Path("/sys/devices/system/cpu")
 
 @final
 class Bubblewrap(Sandbox):
-    """Namespaces made by bubblewrap. Root drops to `RUNNER_UID`; others map themselves in a user namespace."""
+    """Namespaces made by bubblewrap. Root drops to one of `RUNNER_UIDS`; others map themselves in a user namespace."""
 
     name = "bwrap"
 
@@ -68,11 +75,11 @@ class Bubblewrap(Sandbox):
         """Start `program` in fresh namespaces on a read-only system."""
         if self._drops:
             for folder in (run.out, run.tmp, run.shm):
-                os.chown(folder, RUNNER_UID, RUNNER_UID)
+                os.chown(folder, _account(run), _account(run))
         information, informed = os.pipe()
         with os.fdopen(information, "rb") as answer, tempfile.TemporaryFile() as calls:
             try:
-                command = [*self._outside(run, calls, informed), *self._inside(program, bounds)]
+                command = [*self._outside(run, calls, informed), *self._inside(run, program, bounds)]
                 process = spawn(command, {}, pass_fds=(informed, calls.fileno()))
             finally:
                 os.close(informed)
@@ -96,10 +103,22 @@ class Bubblewrap(Sandbox):
             yield from ("--seccomp", str(calls.fileno()))
         yield from ("--chdir", _JOB, "--")
 
-    def _inside(self, program: tuple[str, ...], bounds: Bounds) -> list[str]:
-        uid = RUNNER_UID if self._drops else None
-        restrictions = confine.Restrictions(limits=limits_of(bounds), uid=uid, parent=None)
+    def _inside(self, run: Run, program: tuple[str, ...], bounds: Bounds) -> list[str]:
+        uid = _account(run) if self._drops else None
+        limits = limits_of(bounds)
+        if self._drops or _release() >= _COUNTED_APART:
+            limits["processes"] = _PROCESSES + _PROCESSES_PER_CORE * (os.cpu_count() or 1)
+        restrictions = confine.Restrictions(limits=limits, uid=uid, parent=None)
         return [*confining(f"{_JOB}/{CONFINE.name}", restrictions), *program]
+
+
+def _account(run: Run) -> int:
+    return RUNNER_UIDS[zlib.crc32(str(run.folder).encode()) % len(RUNNER_UIDS)]
+
+
+def _release() -> tuple[int, ...]:
+    """Version of the kernel: (6, 1)."""
+    return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 
 def _mounts(run: Run) -> Iterator[str]:

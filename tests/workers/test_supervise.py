@@ -166,7 +166,7 @@ class TestLies:
         assert stage.run({"raw": raw.hex()}, {"sleep": 60}).end is End.VIOLATED
 
     def test_a_fork_bomb_is_ended(self, stage: Stage) -> None:
-        assert stage.run({"fork": 300}, {"sleep": 60}).end is End.VIOLATED
+        assert stage.run({"fork": 40}, {"sleep": 60}).end is End.VIOLATED
 
 
 class TestWhatIsLeft:
