@@ -28,7 +28,10 @@ JobId = Annotated[str, typer.Argument(help="The id of a job, job_….")]
 
 def run(  # noqa: PLR0913  (every parameter is an option of the command line)
     recipe: Annotated[
-        Path, typer.Argument(exists=True, dir_okay=False, help="YAML with the body of POST /v1/jobs; options win.")
+        Path,
+        typer.Argument(
+            exists=True, dir_okay=False, help="YAML or JSON: a recipe, or the body of POST /v1/jobs; options win."
+        ),
     ],
     *,
     model: Annotated[str | None, typer.Option(help="The id of a model, mdl_….")] = None,
@@ -45,7 +48,9 @@ def run(  # noqa: PLR0913  (every parameter is an option of the command line)
 ) -> None:
     """Run a recipe on a model."""
     flags = {"model": model, "dataset": dataset, "name": name, "seed": seed, "webhook_url": webhook_url}
-    body = read_yaml(recipe)
+    read = read_yaml(recipe)
+    # A recipe alone, as `recipe.json` of a finished job is, does as well as the body of a job.
+    body: dict[str, Any] = {"recipe": read} if "steps" in read else read
     body.update({key: value for key, value in flags.items() if value is not None})
     _put_below(body, "constraints", {"max_drop": max_drop, "max_bytes": max_bytes})
     _put_below(body, "limits", {"minutes": minutes})

@@ -53,10 +53,12 @@ def test_the_path_from_upload_to_file(modelpress: Run, tmp_path: Path) -> None:
     assert [each for each in (tmp_path / "out").iterdir() if each.name.startswith(".")] == []
 
 
-def test_a_limit_that_does_not_hold_is_exit_code_4(modelpress: Run, client: Client) -> None:
+def test_a_limit_that_does_not_hold_is_exit_code_4(modelpress: Run, client: Client, tmp_path: Path) -> None:
     model = json.loads(modelpress("upload", DEMO / "lenet5.pt2", "--json").stdout)["id"]
     dataset = modelpress("upload", "--dataset", DEMO / "mnist.npz", "--input", MNIST).stdout.split()[0]
-    asked = ("run", DEMO / "recipe.yaml", "--model", model, "--dataset", dataset, "--max-bytes", "1000", "--watch")
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text('{"version": 1, "steps": [{"method": "quantize.linear"}]}')
+    asked = ("run", recipe, "--model", model, "--dataset", dataset, "--max-bytes", "1000", "--watch")
     ran = modelpress(*asked)
     assert ran.returncode == 4, ran.stderr
     assert "problem" in ran.stdout
