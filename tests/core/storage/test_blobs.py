@@ -1,6 +1,8 @@
 import asyncio
+import contextlib
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -59,15 +61,11 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     (home / "s3.json").write_text(
         json.dumps({"identities": [{"name": "t", "credentials": credentials, "actions": actions}]})
     )
-    ports = {name: free_port() for name in ("s3", "master", "volume", "filer")}
-    flags = ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0", f"-s3.config={home / 's3.json'}"]
-    flags += [f"-{name}.port={port}" for name, port in ports.items()]
-    with (home / "log").open("w") as log:
-        server = subprocess.Popen(
-            [binary, "mini", f"-dir={home}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *flags], stdout=log, stderr=log
-        )
+    flags = [f"-dir={home}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={home / 's3.json'}"]
+    flags += ["-admin.ui=false", "-webdav=false", "-s3.port.iceberg=0"]
+    server, port = start_s3([binary, "mini", *flags], home / "log")
     yield {
-        "AWS_ENDPOINT": f"http://127.0.0.1:{ports['s3']}",
+        "AWS_ENDPOINT": f"http://127.0.0.1:{port}",
         "AWS_ALLOW_HTTP": "true",
         "AWS_ACCESS_KEY_ID": "testkey",
         "AWS_SECRET_ACCESS_KEY": "testsecret",
@@ -78,13 +76,31 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, st
     server.wait(30)
 
 
+def start_s3(command: list[str], log: Path) -> "tuple[subprocess.Popen[bytes], int]":
+    """A server that listens, and its port; it ends by itself where somebody else was faster to take one of them."""
+    for _ in range(3):
+        ports = {name: free_port() for name in ("s3", "master", "volume", "filer")}
+        with log.open("a") as lines:
+            flags = [f"-{name}.port={port}" for name, port in ports.items()]
+            server = subprocess.Popen([*command, *flags], stdout=lines, stderr=lines)
+        while server.poll() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", ports["s3"])) == 0:
+                    return server, ports["s3"]
+            time.sleep(0.1)
+    raise AssertionError(log.read_text()[-2000:])
+
+
 def free_port() -> int:
-    # The server adds 10000 to each port for itself.
+    """A port that is free together with the one 10,000 above, which the server takes too.
+
+    Both are below those that the kernel gives to connections.
+    """
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port < 55_000:
+        port = random.SystemRandom().randrange(12_000, 22_000)
+        with socket.socket() as one, socket.socket() as other, contextlib.suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            other.bind(("127.0.0.1", port + 10_000))
             return port
 
 
