@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,7 @@ def run_nodes() -> dict[str, Tally]:
     return tallies
 
 
+@cache
 def cases_by_operator() -> dict[str, list[TestCase]]:
     """The node tests of every listed operator."""
     found: dict[str, list[TestCase]] = {}
