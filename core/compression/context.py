@@ -1,8 +1,12 @@
 """What a method is given besides the network and its spec: data, wishes, and a way to say how far it is."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, final
+
+from pydantic import JsonValue
+from torch import Tensor
 
 from core.data.dataset import Dataset
 from core.errors import ModelpressError
@@ -14,6 +18,38 @@ Level = Literal["debug", "info", "warning", "error"]
 
 LOG_LIMIT = 4000
 MESSAGE_LIMIT = 500
+
+
+class StepCheckpoint(ABC):
+    """Where a long step leaves its state, so that another run can go on from there to the same bytes."""
+
+    @abstractmethod
+    def restore(self) -> tuple[dict[str, Tensor], dict[str, JsonValue]] | None:
+        """The tensors and facts that `keep` was last given; None at a fresh start."""
+
+    @abstractmethod
+    def due(self) -> bool:
+        """Whether it is time to call `keep` again; ask between two batches."""
+
+    @abstractmethod
+    def keep(self, tensors: Mapping[str, Tensor], facts: Mapping[str, JsonValue]) -> None:
+        """Write down all that the step needs to go on from here; replaces what was kept before."""
+
+
+@final
+class NoCheckpoint(StepCheckpoint):
+    """Keeps nothing: for direct use and for tests."""
+
+    def restore(self) -> tuple[dict[str, Tensor], dict[str, JsonValue]] | None:
+        """Nothing was kept."""
+        return None
+
+    def due(self) -> bool:
+        """It is never time."""
+        return False
+
+    def keep(self, tensors: Mapping[str, Tensor], facts: Mapping[str, JsonValue]) -> None:
+        """Forget it."""
 
 
 @final
@@ -30,6 +66,9 @@ class Context:
     emit: Emit
     # Where the step begins and ends, as fractions of the whole job.
     span: tuple[float, float] = (0.0, 1.0)
+    checkpoint: StepCheckpoint = field(default_factory=NoCheckpoint)
+    # What an earlier run of this step decided (its `Report.plan`): a method follows it instead of clock or probe.
+    recorded: Mapping[str, JsonValue] | None = None
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far the step is, 0 … 1."""
