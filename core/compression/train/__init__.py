@@ -1,0 +1,1 @@
+"""Training: what every method shares that learns, and the family `train`."""
