@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from core.data.checks import check_labels, check_pairing, check_samples, is_no_class, label_limit
-from core.data.columns import Array, Column
+from core.data.columns import Array, Column, Rows
 from core.data.formats import is_tokenizer, open_source
 from core.data.guess import find_splits
 from core.data.overlap import find_copies
@@ -76,17 +77,25 @@ class Dataset:
 
     def batches(self, split: SplitName, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Batches in a fixed order, the last one may be smaller; raises `missing_data` when there is no such split."""
+        count = len(self._split(split).rows[:limit])
+        for start in range(0, count, batch_size):
+            yield self.take(split, np.arange(start, min(start + batch_size, count), dtype=np.int64))
+
+    def take(self, split: SplitName, positions: Rows) -> Batch:
+        """The samples at these positions (n,) of a split, in this order; raises `missing_data` without the split."""
+        samples, rows = self._split(split).samples, self._split(split).rows[positions]
+        inputs, pair = (
+            {name: self.transforms[name].apply(column.read(rows)) for name, column in side.items()}
+            for side in (samples.columns, samples.pair)
+        )
+        start = int(positions[0]) if len(positions) else 0
+        labels = None if samples.labels is None else self._labels(samples.labels.read(rows), start)
+        return Batch(inputs, labels, pair or None)
+
+    def _split(self, split: SplitName) -> Split:
         if split not in self.splits:
             raise ModelpressError("missing_data", f"The data set has no {split} split.")
-        samples, rows = self.splits[split].samples, self.splits[split].rows[:limit]
-        for start in range(0, len(rows), batch_size):
-            part = rows[start : start + batch_size]
-            inputs, pair = (
-                {name: self.transforms[name].apply(column.read(part)) for name, column in side.items()}
-                for side in (samples.columns, samples.pair)
-            )
-            labels = None if samples.labels is None else self._labels(samples.labels.read(part), start)
-            yield Batch(inputs, labels, pair or None)
+        return self.splits[split]
 
     def overlap(self) -> int:
         """How many evaluation samples are, byte for byte, also in another split."""

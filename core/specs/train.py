@@ -1,10 +1,12 @@
 """How networks are trained, and the specs of the family `train`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from core.specs.base import Asked
+
+Augmentation = Literal["auto", "none", "shift", "shift_flip"]
 
 # Where neither epochs nor steps nor minutes are given.
 USUAL_EPOCHS = 5.0
@@ -26,9 +28,9 @@ class Training(Asked):
         64, ge=1, le=8192, description="Samples of one update; computed in parts where memory is short."
     )
     optimiser: Literal["adamw", "sgd"] = Field("adamw", description="sgd has Nesterov momentum of 0.9.")
-    lr: float | Literal["auto"] = Field(
+    lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = Field(
         "auto",
-        description="Highest learning rate, from 0 to 10; auto: chosen by a probe that takes at most a twentieth of "
+        description="Highest learning rate, at most 10; auto: chosen by a probe that takes at most a twentieth of "
         "the budget.",
     )
     schedule: Literal["cosine", "constant"] = Field(
@@ -45,7 +47,7 @@ class Training(Asked):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of each label that is spread evenly over all classes."
     )
-    augment: Literal["auto", "none", "shift", "shift_flip"] = Field(
+    augment: Augmentation = Field(
         "auto",
         description="Random changes of images: shift moves by up to an eighth, shift_flip mirrors left and right as "
         "well. auto shifts images; it never mirrors, since a mirrored letter or digit is another one.",
