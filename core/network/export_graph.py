@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from core.description import TensorDescription
-from core.network.encodings import ActivationGrid, Dense, Emission, Encoding, operators
+from core.network.encodings import ActivationGrid, AffineInteger, Dense, Emission, Encoding, operators
 from core.network.network import Network
 from core.network.share import copy_graph
 
@@ -155,6 +155,13 @@ def _expand_layer(
         module.set_submodule(path, nn.Module())
     emitted: dict[str, fx.Node | None] = {"bias": None}
     graph = module.graph
+    table = encodings.get(f"{path}.weight")
+    if isinstance(layer, nn.Embedding) and isinstance(table, AffineInteger) and table.axis == 0:
+        with graph.inserting_before(node):
+            value = _look_up(node, table, Emission(module, path, "weight"))
+        node.replace_all_uses_with(value)
+        graph.erase_node(node)
+        return
     with graph.inserting_before(node):
         for name, parameter in layer.named_parameters(recurse=False):
             encoding = encodings.get(f"{path}.{name}") or Dense(parameter)
@@ -164,6 +171,17 @@ def _expand_layer(
         value = _call(graph, layer, node, emitted=emitted, transposed=transposed)
     node.replace_all_uses_with(value)
     graph.erase_node(node)
+
+
+def _look_up(node: fx.Node, table: AffineInteger, emission: Emission) -> fx.Node:
+    """The rows that are asked for and their scales, and fp32 of them: the table itself is never turned into floats."""
+    ids = node.args[0]
+    rows = emission.call(F.embedding, ids, emission.buffer("", table.integers))
+    scales = emission.call(F.embedding, ids, emission.buffer("scale", table.scale.reshape(-1, 1)))
+    value = emission.call(torch.ops.aten.to.dtype, rows, torch.float32)
+    if table.grid.zero_point:
+        value = emission.call(torch.ops.aten.sub.Tensor, value, float(table.grid.zero_point))
+    return emission.call(torch.ops.aten.mul.Tensor, value, scales)
 
 
 def _emit(encoding: Encoding, emission: Emission, flavour: Flavour) -> fx.Node:

@@ -146,6 +146,9 @@ def _build_instance_norm(_node: fx.Node, arguments: Arguments, tensors: Tensors)
 
 def _build_embedding(_node: fx.Node, _arguments: Arguments, tensors: Tensors) -> nn.Module | None:
     weight = cast("torch.Tensor", tensors["weight"])
+    # A table of integers stays a plain call: `nn.Embedding` trains, and integers cannot.
+    if not weight.is_floating_point():
+        return None
     return nn.Embedding(weight.shape[0], weight.shape[1], device="meta")
 
 

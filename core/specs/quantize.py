@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from core.description import ModelDescription
 from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
 
-QUANTIZABLE_KINDS = ("conv1d", "conv2d", "linear")
+QUANTIZABLE_KINDS = ("conv1d", "conv2d", "linear", "embedding")
 
 
 class WeightGrid(Asked):
@@ -35,7 +35,11 @@ class Calibration(Asked):
 
 
 class LinearQuantization(Spec):
-    """Post-training static quantization to 8-bit integers (Jacob et al. 2018, arXiv 1712.05877)."""
+    """Post-training static quantization to 8-bit integers (Jacob et al. 2018, arXiv 1712.05877).
+
+    Tables of embeddings are stored as 8-bit integers with one scale a row; only the rows that are looked up become
+    floats again. Layers that share a weight with another stay float.
+    """
 
     title: ClassVar[str] = "Linear quantization"
     family: ClassVar[Family] = "quantize"
@@ -63,19 +67,25 @@ class LinearQuantization(Spec):
         return self.calibration.samples
 
     def requires(self, description: ModelDescription) -> Capability:
-        """Convolutions and linear layers can be quantized; names in `keep_float` must exist."""
+        """Convolutions, linear layers and tables of embeddings can be quantized; names in `keep_float` must exist."""
         if description.mode == "onnx_only":
             return Capability(
                 ok=False,
                 why=f"The file could not be read as a network: {description.why} `quantize.onnx` takes it as it is.",
             )
-        names = tuple(layer.name for layer in description.layers if layer.kind in QUANTIZABLE_KINDS)
+        # Who shares a weight with another layer keeps it as it is.
+        shared = {layer.tied_to for layer in description.layers}
+        names = tuple(
+            layer.name
+            for layer in description.layers
+            if layer.kind in QUANTIZABLE_KINDS and layer.name not in shared and layer.tied_to is None
+        )
         unknown = sorted(set(self.keep_float) - {layer.name for layer in description.layers})
         if unknown:
             return Capability(ok=False, why=f"keep_float names no layer of this model: {', '.join(unknown)}.")
         chosen = tuple(name for name in names if name not in self.keep_float)
         if not chosen:
-            return Capability(ok=False, why="No convolution or linear layer is left to quantize.")
+            return Capability(ok=False, why="No convolution, linear layer or table of embeddings is left to quantize.")
         return Capability(ok=True, layers=chosen)
 
 

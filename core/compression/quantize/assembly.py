@@ -8,13 +8,15 @@ from torch import Tensor, fx, nn
 from core.compression.quantize.placement import Placement, place
 from core.compression.quantize.ranges import Range
 from core.compression.quantize.scales import scale_axis
-from core.network.encodings import ActivationGrid, AffineInteger, Grid
+from core.network.encodings import ActivationGrid, AffineInteger, Grid, symmetric_grid
 from core.network.encodings.affine_integer import scales_of
 from core.network.export_graph import input_ranks
 from core.network.network import Network
 from core.network.share import copy_graph
 
 BIAS_GRID = Grid(-(2**31) + 1, 2**31 - 1, 0, torch.int32)
+_TABLE_ROWS = 8192
+TABLE_GRID = symmetric_grid(8)
 # A bias must fit 31 bits at the scale input × weight, with room for the sum it is added to.
 _BIAS_LIMIT = 2.0**30
 
@@ -51,7 +53,11 @@ def assemble(network: Network, plan: Plan) -> Network:
     grids = {source: ActivationGrid.of_range(*plan.ranges[source]) for source in placement.sources}
     ranks = input_ranks(network)
     for node in graph.graph.nodes:
-        if node.op == "call_module" and node.target in plan.layers:
+        if node.op != "call_module" or node.target not in plan.layers:
+            continue
+        if isinstance(graph.get_submodule(node.target), nn.Embedding):
+            _encode_table(made, node.target)
+        else:
             source = placement.grid_of[node.all_input_nodes[0].name]
             batched = isinstance(graph.get_submodule(node.target), nn.Linear) and ranks[node.name] != 2
             _encode_layer(made, node.target, plan=plan, input_grid=None if batched else grids[source])
@@ -79,6 +85,21 @@ def _encode_layer(network: Network, path: str, *, plan: Plan, input_grid: Activa
     encoding = AffineInteger.of(weight, grid=plan.grid, axis=axis, scale=scale)
     weight.data = encoding.decode()
     network.encodings[f"{path}.weight"] = encoding
+
+
+def _encode_table(network: Network, path: str) -> None:
+    """Encode the rows of a table, each with its own scale; nothing is multiplied by them, so all 8 bits are used."""
+    weight = network.graph.get_submodule(path).get_parameter("weight")
+    # Block by block: of a table of gigabytes no second copy in doubles is made.
+    values, integers = torch.empty_like(weight), torch.empty_like(weight, dtype=TABLE_GRID.storage)
+    scales = []
+    for start in range(0, weight.shape[0], _TABLE_ROWS):
+        rows = slice(start, start + _TABLE_ROWS)
+        block = AffineInteger.of(weight[rows], grid=TABLE_GRID, axis=0)
+        values[rows], integers[rows] = block.decode(), block.integers
+        scales.append(block.scale)
+    weight.data = values
+    network.encodings[f"{path}.weight"] = AffineInteger(integers, torch.cat(scales), grid=TABLE_GRID, axis=0)
 
 
 def _insert_grids(module: fx.GraphModule, placement: Placement, grids: dict[str, ActivationGrid]) -> None:

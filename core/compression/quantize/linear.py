@@ -77,12 +77,14 @@ def _choose_layers(network: Network, spec: LinearQuantization) -> tuple[frozense
             calls[str(node.target)] = calls.get(str(node.target), 0) + 1
     for path, count in calls.items():
         layer = network.graph.get_submodule(path)
-        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or path in spec.keep_float:
+        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding) or path in spec.keep_float:
             continue
         alone = count == 1 and not is_shared(network.graph, layer.weight) and f"{path}.weight" not in network.encodings
         (chosen if alone else left_out).add(path)
     if not chosen:
-        raise ModelpressError("unsupported_layer", "No convolution or linear layer is left to quantize.")
+        raise ModelpressError(
+            "unsupported_layer", "No convolution, linear layer or table of embeddings is left to quantize."
+        )
     return frozenset(chosen), tuple(sorted(left_out))
 
 

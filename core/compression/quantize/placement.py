@@ -63,18 +63,23 @@ class _Placer:
         self._module = module
         self._nodes = list(module.graph.nodes)
         self._layers = [node for node in self._nodes if node.op == "call_module" and node.target in layers]
+        # What a table is asked for are whole numbers already.
+        self._layers = [node for node in self._layers if not isinstance(self._layer(node), nn.Embedding)]
         # onnxruntime has no integer product of matrices that adds a bias and rounds, only one of rank 2.
         self._producers = {node for node in self._layers if not self._is_batched_product(node, ranks)}
         self._wanted: set[fx.Node] = set()
 
+    def _layer(self, node: fx.Node) -> nn.Module:
+        return self._module.get_submodule(str(node.target))
+
     def _is_batched_product(self, node: fx.Node, ranks: dict[str, int]) -> bool:
-        return isinstance(self._module.get_submodule(str(node.target)), nn.Linear) and ranks[node.name] != 2
+        return isinstance(self._layer(node), nn.Linear) and ranks[node.name] != 2
 
     def settle(self) -> None:
         """Add values until nothing changes."""
         for node in self._layers:
             self._wanted.update(node.all_input_nodes)
-            if isinstance(self._module.get_submodule(str(node.target)), nn.Conv1d | nn.Conv2d):
+            if isinstance(self._layer(node), nn.Conv1d | nn.Conv2d):
                 self._wanted.add(end_of(node))
         size = -1
         while size != len(self._wanted):

@@ -18,13 +18,14 @@ from core.errors import ModelpressError
 from core.measure.runtime import open_session, run_session
 from core.messages import MetricMessage
 from core.network.encodings import ActivationGrid
-from core.network.export import export_onnx
+from core.network.export import export_onnx, export_pt2
 from core.network.export_check import check_onnx
 from core.network.inspect import read
 from core.network.network import Network
 from core.specs.methods import METHODS
 from core.specs.quantize import Calibration, LinearQuantization
 from core.specs.recipe import Constraints
+from tests.core.compression.conftest import save
 
 MakeContext = Callable[..., Context]
 LAYERS = {"stem", "one.conv1", "one.conv2", "one.short", "two.conv1", "two.conv2", "two.short", "fc1", "fc2"}
@@ -150,9 +151,67 @@ def test_tied_and_batched_layers(attention_file: Path, context: MakeContext, tmp
     data = open_dataset([tmp_path / "text.npz"], spec, network.inputs)
     quantized, report = LinearQuantizer().apply(network, LinearQuantization(), replace(context(), dataset=data))
     assert set(report.layers) == {"qkv", "out", "mlp1", "mlp2"}
-    assert [name.partition("_")[0] for name in report.plan["kept_float"]] == ["head"]
+    assert [name.partition("_")[0] for name in report.plan["kept_float"]] == ["head", "head"]
     given = probes(data)
     check_step(network, quantized, report, given)
     operators = optimised_operators(quantized, tmp_path, given)
     assert operators["MatMulIntegerToFloat"] == 4
     assert sum(isinstance(module, ActivationGrid) for module in quantized.graph.modules()) == 4
+
+
+class Words(torch.nn.Module):
+    """Two tables, one of them looked up at fixed rows, and a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = torch.nn.Embedding(5000, 16), torch.nn.Embedding(9, 16)
+        self.head = torch.nn.Linear(16, 50)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.head(self.words(ids) + self.places(torch.arange(ids.shape[1])))
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> tuple[Network, Dataset]:
+    torch.manual_seed(0)
+    module = Words()
+    # Rows of very different size: one scale for all of them would lose the small ones.
+    module.words.weight.data *= torch.logspace(-3, 0, 5000).unsqueeze(1)
+    network = read(save(module, torch.zeros(2, 9, dtype=torch.int64), tmp_path / "words.pt2"))
+    ids = np.random.default_rng(0).integers(0, 5000, (256, 9))
+    np.savez(tmp_path / "ids.npz", a=ids[:128], b=ids[128:])
+    spec = DatasetSpec(task="none", splits={"calibration": SplitArrays(x="a"), "evaluation": SplitArrays(x="b")})
+    return network, open_dataset([tmp_path / "ids.npz"], spec, network.inputs)
+
+
+def test_tables_are_looked_up_as_integers(words: tuple[Network, Dataset], context: MakeContext, tmp_path: Path) -> None:
+    network, data = words
+    quantized, report = LinearQuantizer().apply(network, LinearQuantization(), replace(context(), dataset=data))
+    assert set(report.layers) == {"words", "places", "head"}
+    given = probes(data)
+    check_step(network, quantized, report, given)
+    optimised_operators(quantized, tmp_path, given)
+    # What onnxruntime keeps in memory: the table in bytes, and nothing of its size in floats.
+    stored = {
+        tuple(tensor.dims): tensor.data_type for tensor in onnx.load(tmp_path / "optimised.onnx").graph.initializer
+    }
+    assert stored[5000, 16] == onnx.TensorProto.INT8
+    assert [shape for shape, kind in stored.items() if kind == onnx.TensorProto.FLOAT and np.prod(shape) > 5000] == []
+    wanted = network.graph.get_submodule("words")(given[0])
+    found = quantized.graph.get_submodule("words")(given[0])
+    # 8 bits of each row's own range.
+    assert bool(((found - wanted).abs() <= wanted.abs().amax(-1, keepdim=True) / 127 / 2 * 1.001).all())
+    export_pt2(quantized, tmp_path / "model.pt2", probes=given)
+    assert torch.export.load(tmp_path / "model.pt2").state_dict["words.weight"].dtype is torch.int8
+    with torch.no_grad():
+        assert torch.allclose(read(tmp_path / "model.pt2").graph(*given), quantized.graph(*given), atol=1e-6)
+
+
+def test_a_table_can_stay_float(words: tuple[Network, Dataset], context: MakeContext) -> None:
+    network, data = words
+    spec = LinearQuantization(keep_float=("words",))
+    quantized, report = LinearQuantizer().apply(network, spec, replace(context(), dataset=data))
+    assert "words" not in report.layers
+    assert torch.equal(
+        quantized.graph.get_submodule("words").get_parameter("weight"), network.graph.get_submodule("words").weight
+    )
