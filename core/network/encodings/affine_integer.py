@@ -1,13 +1,18 @@
 """The affine integer encoding: value = scale · (integer − zero point) (Jacob et al. 2018, arXiv 1712.05877, eq. 1)."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
-from torch import Tensor, fx
+from pydantic import JsonValue
+from torch import Tensor, fx, nn
 
 from core.network.encodings import operators
-from core.network.encodings.encoding import Emission, Encoding
+from core.network.encodings.emission import Emission
+from core.network.encodings.encoding import Encoding
+from core.network.encodings.straight_through import round_through
+from core.network.encodings.trainable import TrainableWeight
+from core.specs.composition import EncodingKind
 from core.verdict import ItemisedBytes
 
 # The smallest scale: below it fp32 division loses the grid. A channel of zeros gets it too.
@@ -67,6 +72,11 @@ class AffineInteger(Encoding):
         return cls(integers, scale, grid=grid, axis=axis)
 
     @property
+    def kind(self) -> EncodingKind:
+        """`affine_integer`."""
+        return "affine_integer"
+
+    @property
     def name(self) -> str:
         """Such as `int8`, or `int7 in int8`."""
         storage = _STORAGE[self.grid.storage]
@@ -80,6 +90,10 @@ class AffineInteger(Encoding):
     def project(self, weight: Tensor) -> Tensor:
         """Round to this grid, scales kept."""
         return AffineInteger.of(weight, grid=self.grid, axis=self.axis, scale=self.scale).decode()
+
+    def trainable(self, weight: Tensor) -> "IntegerWeight":
+        """A latent weight and its scales."""
+        return IntegerWeight(weight, self.scale, grid=self.grid, axis=self.axis)
 
     def bytes(self) -> ItemisedBytes:
         """Integers are weights (32-bit ones biases), scales and zero points are scales."""
@@ -102,6 +116,24 @@ class AffineInteger(Encoding):
         if zeros is not None:
             tensors["zero_point"] = zeros
         return tensors
+
+    def config(self) -> dict[str, JsonValue]:
+        """Grid and axis."""
+        grid = self.grid
+        return {
+            "kind": "affine_integer",
+            "low": grid.low,
+            "high": grid.high,
+            "zero_point": grid.zero_point,
+            "storage": _STORAGE[grid.storage],
+            "axis": self.axis,
+        }
+
+    @classmethod
+    def restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "AffineInteger":
+        """What `config` and `stored` say."""
+        grid = Grid(config["low"], config["high"], config["zero_point"], getattr(torch, config["storage"]))
+        return cls(tensors[""], tensors["scale"], grid=grid, axis=config["axis"])
 
     def emit_onnx(self, emission: Emission) -> fx.Node:
         """DequantizeLinear, which onnxruntime fuses with the layer."""
@@ -131,3 +163,28 @@ class AffineInteger(Encoding):
         if self.grid.storage is torch.int32:
             return None
         return torch.full_like(self.scale, self.grid.zero_point, dtype=self.grid.storage)
+
+
+@final
+class IntegerWeight(TrainableWeight):
+    """A latent weight that is rounded with a straight-through gradient, and learned scales (LSQ)."""
+
+    def __init__(self, weight: Tensor, scale: Tensor, *, grid: Grid, axis: int | None) -> None:
+        super().__init__()
+        self.latent = nn.Parameter(weight.detach().float().clone())
+        self.scale = nn.Parameter(scale.detach().float().clone())
+        self._grid = grid
+        self._axis = axis
+
+    def forward(self) -> Tensor:
+        """scale · (integer − zero point), with the gradients of LSQ."""
+        scale = self.scale.clamp_min(SMALLEST_SCALE)
+        encoded = self.encode()
+        shape = [-1 if i == self._axis else 1 for i in range(self.latent.dim())] if self._axis is not None else []
+        ends = (float(self._grid.low - self._grid.zero_point), float(self._grid.high - self._grid.zero_point))
+        return round_through(self.latent, scale.reshape(shape), encoded.decode(), ends=ends)
+
+    def encode(self) -> AffineInteger:
+        """The nearest integers at the scales as they are now."""
+        scale = self.scale.detach().clamp_min(SMALLEST_SCALE).clone()
+        return AffineInteger.of(self.latent, grid=self._grid, axis=self._axis, scale=scale)

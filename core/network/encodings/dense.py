@@ -2,9 +2,13 @@
 
 from typing import final
 
-from torch import Tensor, fx
+from pydantic import JsonValue
+from torch import Tensor, fx, nn
 
-from core.network.encodings.encoding import Emission, Encoding
+from core.network.encodings.emission import Emission
+from core.network.encodings.encoding import Encoding
+from core.network.encodings.trainable import TrainableWeight
+from core.specs.composition import EncodingKind
 from core.verdict import ItemisedBytes
 
 
@@ -14,6 +18,11 @@ class Dense(Encoding):
 
     def __init__(self, weight: Tensor) -> None:
         self._weight = weight.detach()
+
+    @property
+    def kind(self) -> EncodingKind:
+        """`dense`."""
+        return "dense"
 
     @property
     def name(self) -> str:
@@ -28,6 +37,10 @@ class Dense(Encoding):
         """Every tensor is on this grid."""
         return weight
 
+    def trainable(self, weight: Tensor) -> "DenseWeight":
+        """One parameter that may take any value."""
+        return DenseWeight(weight)
+
     def bytes(self) -> ItemisedBytes:
         """All bytes are weights."""
         return ItemisedBytes(weights=self._weight.numel() * self._weight.element_size())
@@ -40,6 +53,10 @@ class Dense(Encoding):
         """One tensor."""
         return {"": self._weight.contiguous()}
 
+    def config(self) -> dict[str, JsonValue]:
+        """The kind alone."""
+        return {"kind": "dense"}
+
     def emit_onnx(self, emission: Emission) -> fx.Node:
         """One parameter."""
         return emission.parameter(self._weight)
@@ -47,3 +64,20 @@ class Dense(Encoding):
     def emit_pt2(self, emission: Emission) -> fx.Node:
         """One parameter."""
         return emission.parameter(self._weight)
+
+
+@final
+class DenseWeight(TrainableWeight):
+    """A weight that may take any value."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().float().clone())
+
+    def forward(self) -> Tensor:
+        """The parameter itself."""
+        return self.weight
+
+    def encode(self) -> Dense:
+        """The parameter, dense."""
+        return Dense(self.weight.detach().clone())

@@ -1,0 +1,37 @@
+"""Rounding with a gradient: learned step size quantization (LSQ, Esser et al. 2020, arXiv 1902.08153)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, scale: Tensor, rounded: Tensor, facts: Tensor) -> Tensor:
+        ctx.save_for_backward(latent, scale, rounded, facts)
+        return rounded.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        latent, scale, rounded, facts = ctx.saved_tensors
+        (gradient,) = gradients
+        low, high = facts.unbind()
+        ratio = latent / scale
+        inside = (ratio >= low) & (ratio <= high)
+        of_latent = torch.where(inside, gradient, torch.zeros_like(gradient))
+        # Equation 3: round(v) − v within the grid, its end outside.
+        slope = rounded / scale - torch.where(inside, ratio, torch.zeros_like(ratio))
+        of_scale = (gradient * slope).sum_to_size(scale.shape)
+        # Section 2.2: the gradient is scaled by 1/√(N·Q), N weights a scale, Q the largest level.
+        weights = latent.numel() / scale.numel()
+        return of_latent, of_scale / (weights * max(float(high), 1.0)) ** 0.5, None, None
+
+
+def round_through(latent: Tensor, scale: Tensor, rounded: Tensor, *, ends: tuple[float, float]) -> Tensor:
+    """`rounded`, with the gradients of rounding `latent` (same shape) at `scale` (one that broadcasts to it).
+
+    `ends` are the least and the largest level, in units of the scale and counted from zero.
+    """
+    made: Tensor = _Rounded.apply(latent, scale, rounded, torch.tensor(ends))  # type: ignore[no-untyped-call]  # torch's
+    return made
