@@ -79,6 +79,13 @@ _CODES = (
         "Both files are compared without source paths, stack traces and sample inputs.",
     ),
     FindingCode(
+        "xz_not_measured",
+        "info",
+        "A file was too large to be compressed by xz",
+        "What xz makes of a file tells how much a download could still shrink. It takes minutes for each gigabyte, so "
+        "it is left out for large files, and `bytes_xz` is null.",
+    ),
+    FindingCode(
         "kernel_workspace_dominates",
         "advice",
         "Less tensor memory is planned, but the process needs as much as before",

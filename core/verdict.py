@@ -45,7 +45,7 @@ class Measured(Shown):
 
     bytes: int
     bytes_stripped: int
-    bytes_xz: int
+    bytes_xz: int | None = Field(description="Null for files that are too large to compress; a finding says so.")
     parameters: int
     macs: int
     planned_activation_bytes: int

@@ -137,6 +137,16 @@ def _kept(label: str, before: int, after: int) -> Lesser:
     return Lesser(label, f"{formats.grouped(before)} → {formats.grouped(after)}")
 
 
+def _after_xz(before: int | None, after: int | None) -> str:
+    if after is None:
+        return "Too large for xz"
+    return (
+        f"After xz {formats.grouped(after)}"
+        if before is None
+        else (f"After xz {formats.grouped(before)} → {formats.grouped(after)}")
+    )
+
+
 def _size_tile(verdict: Verdict, limit: int | None) -> Tile:
     before, after = verdict.original, verdict.result
     value, unit = formats.size(before.bytes)
@@ -144,7 +154,7 @@ def _size_tile(verdict: Verdict, limit: int | None) -> Tile:
     tone, judgement = _size_judgement(verdict.change.size_ratio)
     if limit is not None and after.bytes > limit:
         tone, judgement = "bad", "Over the limit"
-    second = f"After xz {formats.grouped(before.bytes_xz)} → {formats.grouped(after.bytes_xz)}"
+    second = _after_xz(before.bytes_xz, after.bytes_xz)
     return Tile(
         title="Size on disk",
         tone=tone,

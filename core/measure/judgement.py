@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from core.findings import make_finding
 from core.measure.latency import LatencyComparison
 from core.measure.measurement import Measurement
+from core.measure.size import MOST_FOR_XZ
 from core.measure.words import METRIC_NAMES, drop, is_significant, say_bytes, say_p, say_signed
 from core.specs.recipe import Constraints
 from core.verdict import Finding
@@ -133,6 +134,13 @@ def _judge_size(measured: Measurement) -> Iterator[Finding]:
     if after > before:
         yield make_finding(
             "file_grew", f"The file went from {before:,} to {after:,} bytes, both without source paths and traces."
+        )
+    left_out = [size for size in (measured.original.size, measured.result.size) if size.xz is None]
+    if left_out:
+        yield make_finding(
+            "xz_not_measured",
+            f"A file of {say_bytes(left_out[0].stripped)} is not compressed by xz: that is done up to "
+            f"{say_bytes(MOST_FOR_XZ)}, since it takes minutes for each gigabyte.",
         )
     if measured.shares.conversions > CONVERSION_SHARE:
         yield make_finding(

@@ -51,7 +51,8 @@ def list_metrics(verdict: Verdict, measured: Measurement) -> Iterator[MetricMess
 
 def _of_file(subject: Subject, file: Measured, figures: FileFigures, where: Extra) -> Iterator[MetricMessage]:
     for name, unit in FILE_UNITS.items():
-        yield _row(subject, name, getattr(file, name), unit=unit, about=where)
+        if (value := getattr(file, name)) is not None:
+            yield _row(subject, name, value, unit=unit, about=where)
     memory = figures.memory
     yield _row(
         subject,

@@ -17,15 +17,20 @@ def strip_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     stripped = onnx.ModelProto()
     stripped.CopyFrom(model)
-    stripped.ClearField("doc_string")
-    _keep_own(stripped.metadata_props)
-    _strip_graph(stripped.graph)
-    for function in stripped.functions:
+    strip_in_place(stripped)
+    return stripped
+
+
+def strip_in_place(model: onnx.ModelProto) -> None:
+    """Strip a model that nobody else has, without a copy of its weights."""
+    model.ClearField("doc_string")
+    _keep_own(model.metadata_props)
+    _strip_graph(model.graph)
+    for function in model.functions:
         function.ClearField("doc_string")
         del function.metadata_props[:]
         _strip_nodes(function.node)
         _strip_values(function.value_info)
-    return stripped
 
 
 def own_metadata(model: onnx.ModelProto) -> dict[str, str]:

@@ -35,7 +35,10 @@ def rows(verdict: Verdict) -> Iterator[Row]:
     """The lines of the table: what, original, result, change."""
     before, after, change = verdict.original, verdict.result, verdict.change
     yield "file, stripped", size(before.bytes_stripped), size(after.bytes_stripped), f"{times(change.size_ratio)} less"
-    yield "file, xz", size(before.bytes_xz), size(after.bytes_xz), _ratio(before.bytes_xz, after.bytes_xz)
+    if after.bytes_xz is not None:
+        known = before.bytes_xz
+        shrunk = "" if known is None else _ratio(known, after.bytes_xz)
+        yield "file, xz", "not tried" if known is None else size(known), size(after.bytes_xz), shrunk
     if before.quality and after.quality:
         name = before.quality.metric
         yield name, _quality(before.quality), _quality(after.quality), _quality_change(change.quality)

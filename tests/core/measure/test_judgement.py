@@ -206,3 +206,12 @@ def test_numbers_in_words():
     assert [say_bytes(n) for n in (912, 9_999, 61_000_000, 2.5e9)] == ["912 B", "9,999 B", "61.0 MB", "2.5 GB"]
     assert [say_ratio(r) for r in (1.04, 3.82, 12.3)] == ["1.04×", "3.8×", "12×"]
     assert say_signed(-0.0002) == "−0.0002"
+
+
+def test_a_file_that_was_too_large_for_xz_is_named():
+    size = replace(GOOD.original.size, xz=None, stripped=3_000 * MB)
+    large = replace(GOOD, original=replace(GOOD.original, size=size))
+    (found,) = [finding for finding in judge(large, Constraints()).findings if finding.code == "xz_not_measured"]
+    assert "3.0 GB" in found.text
+    assert "268.4 MB" in found.text
+    assert "xz_not_measured" not in [finding.code for finding in judge(GOOD, Constraints()).findings]

@@ -1,5 +1,7 @@
 """Size, costs and planned memory of files whose figures can be worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -133,6 +135,13 @@ def test_what_does_not_compute_is_not_counted_as_compression(linear_file):
     assert traced.stripped == plain.stripped
     assert plain.fp16 == plain.stripped - 2 * (50 * 20 + 20)
     assert plain.xz < plain.stripped
+
+
+def test_large_files_are_not_compressed(linear_file, monkeypatch):
+    path = linear_file("l.onnx", np.random.default_rng(0).normal(size=(50, 20)))
+    known = measure_size(path)
+    monkeypatch.setattr("core.measure.size.MOST_FOR_XZ", known.stripped - 1)
+    assert measure_size(path) == replace(known, xz=None)
 
 
 def test_memory_of_a_fresh_process_grows_with_the_file(linear_file):
