@@ -102,30 +102,49 @@ class Yardstick:
 
     @property
     def _higher_is_better(self) -> bool:
-        if self._task in ("multi_label", "token_classification"):
-            return self._labels[0] is not None
-        return self._task in ("classification", "embedding")
+        return higher_is_better(self._task, labelled=self._labels[0] is not None)
 
     def _judge(self, found: Tensor, labels: Tensor | None, wanted: Tensor) -> tuple[float, float]:
         """Loss and quality of one batch."""
+        judged = None if labels is None else judge_labels(self._task, found, labels)
+        if judged is not None:
+            return judged
         if self._task in ("classification", "language_modelling"):
             logits, reference = found.flatten(0, -2), wanted.flatten(0, -2)
-            answers = reference.argmax(-1) if labels is None else labels.flatten()
-            if labels is None:
-                loss = float(F.kl_div(logits.log_softmax(-1), reference.softmax(-1), reduction="batchmean"))
-            else:
-                loss = float(F.cross_entropy(logits, answers))
+            loss = float(F.kl_div(logits.log_softmax(-1), reference.softmax(-1), reduction="batchmean"))
             if self._task == "classification":
-                return loss, float((logits.argmax(-1) == answers).float().mean())
+                return loss, float((logits.argmax(-1) == reference.argmax(-1)).float().mean())
             return loss, loss / math.log(2)
-        judge = _OF_LABELS.get(self._task)
-        if labels is not None and judge is not None:
-            return judge(found, labels)
         if self._task == "embedding":
             alike = float(F.cosine_similarity(found, wanted, dim=-1).mean())
             return 1 - alike, alike
         difference = (found - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1).clamp_min(_TINY)
         return float(difference.square().mean()), float(difference.mean())
+
+
+def higher_is_better(task: Task, *, labelled: bool) -> bool:
+    """Whether more of a task's quality, as told here, is better."""
+    if task in ("multi_label", "token_classification"):
+        return labelled
+    return task in ("classification", "embedding")
+
+
+def judge_labels(task: Task, found: Tensor, labels: Tensor) -> tuple[float, float] | None:
+    """Loss and quality of answers (n, …) against labels, means over the batch; None where a task has no such labels."""
+    judge = _OF_LABELS.get(task)
+    return None if judge is None else judge(found, labels)
+
+
+def _judge_classes(found: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Cross entropy and share of right answers; found (n, …, classes), labels (n, …)."""
+    logits, answers = found.flatten(0, -2), labels.flatten()
+    return float(F.cross_entropy(logits, answers)), float((logits.argmax(-1) == answers).float().mean())
+
+
+def _judge_text(found: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Cross entropy in nats and in bits per token; found (n, tokens, classes), labels (n, tokens)."""
+    loss = float(F.cross_entropy(found.flatten(0, -2), labels.flatten()))
+    return loss, loss / math.log(2)
 
 
 def _judge_values(found: Tensor, labels: Tensor) -> tuple[float, float]:
@@ -151,6 +170,8 @@ def _judge_tokens(found: Tensor, labels: Tensor) -> tuple[float, float]:
 
 
 _OF_LABELS: Mapping[Task, Callable[[Tensor, Tensor], tuple[float, float]]] = {
+    "classification": _judge_classes,
+    "language_modelling": _judge_text,
     "regression": _judge_values,
     "multi_label": _judge_many,
     "token_classification": _judge_tokens,

@@ -1,0 +1,84 @@
+"""One update of the weights: gradients over the parts of a batch, clipping, learning rate, optimiser, running mean."""
+
+import math
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from core.compression.train.feeding import on_device, part_of
+from core.compression.train.mount import TrainableNetwork
+from core.compression.train.objective import Objective, TrainingBatch
+from core.specs.train import Training
+
+MOMENTUM = 0.9
+# Of a matrix or a kernel; biases, gains and scales have fewer dimensions.
+DECAYED_RANK = 2
+# Offset of the running mean's warm-up, as in TensorFlow's ExponentialMovingAverage.
+_EMA_WARM_UP = 10
+
+
+def rate_at(update: int, steps: int, settings: Training) -> float:
+    """The share of the highest learning rate at an update: a linear rise, then half a cosine (arXiv 1608.03983)."""
+    rise = round(settings.warm_up * steps)
+    if update < rise:
+        return (update + 1) / (rise + 1)
+    if settings.schedule == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * (update - rise) / max(steps - rise, 1)))
+
+
+@final
+@dataclass
+class Learner:
+    """A mounted network, its objective, and all that changes while they are trained."""
+
+    mounted: TrainableNetwork
+    objective: Objective
+    settings: Training
+    micro_batch: int
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        trained: list[nn.Parameter] = [
+            parameter
+            for module in (self.mounted, self.objective)
+            for parameter in module.parameters()
+            if parameter.requires_grad
+        ]
+        self.parameters = trained
+        self.optimiser = _optimiser(trained, self.settings)
+        self.mean: list[Tensor] = [parameter.detach().clone() for parameter in trained] if self.settings.ema else []
+
+    def update(self, batch: TrainingBatch, rate: float, number: int) -> Tensor:
+        """Change the weights once at the learning rate `rate`; gives the mean loss of the samples, on the device."""
+        self.optimiser.zero_grad(set_to_none=True)
+        count = len(batch.rows)
+        loss = torch.zeros((), device=self.device)
+        for start in range(0, count, self.micro_batch):
+            part = on_device(part_of(batch, start, self.micro_batch), self.device)
+            share = len(part.rows) / count
+            value: Tensor = self.objective(self.mounted(*part.inputs), part) * share
+            value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            loss += value.detach()
+        if self.settings.clip is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.step()
+        if self.settings.ema is not None:
+            decay = min(self.settings.ema, (1 + number) / (_EMA_WARM_UP + number))
+            torch._foreach_lerp_(self.mean, [parameter.detach() for parameter in self.parameters], 1 - decay)
+        return loss
+
+
+def _optimiser(parameters: list[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
+    groups = [
+        {"params": [each for each in parameters if each.dim() >= DECAYED_RANK], "weight_decay": settings.weight_decay},
+        {"params": [each for each in parameters if each.dim() < DECAYED_RANK], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=1.0, momentum=MOMENTUM, nesterov=True, fused=True)
+    return torch.optim.AdamW(groups, lr=1.0, fused=True)
