@@ -48,6 +48,19 @@ class InspectDataset(Said):
     spec: DatasetSpec
 
 
+class Resume(Said):
+    """Checkpoints that a run goes on from: what the first `steps` steps have made, and the state of the next one.
+
+    `finished` is empty where no step has ended yet, `partial` where the next one has not kept anything. `job` is whose
+    checkpoints they are: that of this run, or another of the same beginning.
+    """
+
+    job: str
+    steps: int = Field(ge=0, le=32)
+    finished: tuple[StagedFile, ...] = ()
+    partial: tuple[StagedFile, ...] = ()
+
+
 class RunJob(Said):
     """Asks for one run of a recipe."""
 
@@ -60,21 +73,30 @@ class RunJob(Said):
     model: tuple[StagedFile, ...]
     dataset: tuple[StagedFile, ...] = ()
     dataset_spec: DatasetSpec | None = None
+    # The other models that the recipe names, by id.
+    models: dict[str, tuple[StagedFile, ...]] = Field(default_factory=dict)
     # The measuring lock of the host, as a path that is flock-ed while latency is measured.
     lock_path: str
+    # Time after which a long step writes down its state again.
+    checkpoint_seconds: float = Field(300, gt=0)
+    resume: Resume | None = None
+    # The `plan.json` of an earlier job, whose decisions are followed.
+    plan: StagedFile | None = None
 
 
 Request = Annotated[InspectModel | InspectDataset | RunJob, Field(discriminator="kind")]
 
 
 class ProgressMessage(Said):
-    """How far the work is; `fraction` is of the whole job."""
+    """How far the work is; `fraction` and `eta_seconds` are of the whole job, the others of the step that runs."""
 
     kind: Literal["progress"] = "progress"
     step: int | None = None
     method: str
     fraction: float = Field(ge=0, le=1)
     eta_seconds: float | None = Field(None, ge=0)
+    step_fraction: float | None = Field(None, ge=0, le=1)
+    step_eta_seconds: float | None = Field(None, ge=0)
     message: str = Field("", max_length=500)
 
 
@@ -128,6 +150,18 @@ class ArtifactMessage(Said):
     files: tuple[ArtifactFile, ...] = Field(min_length=1)
 
 
+class CheckpointMessage(Said):
+    """Files below `WORKDIR/out` from which another run can go on; whoever takes them removes them.
+
+    `step` is the step of the recipe, from 0, that has `finished` or that has kept its state.
+    """
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    step: int = Field(ge=0, le=31)
+    finished: bool
+    files: tuple[ArtifactFile, ...] = Field(min_length=1, max_length=16)
+
+
 class ModelInspected(Said):
     """The answer to `InspectModel`."""
 
@@ -168,6 +202,7 @@ Message = Annotated[
     | MetricMessage
     | LogMessage
     | ArtifactMessage
+    | CheckpointMessage
     | ModelInspected
     | DatasetInspected
     | JobDone

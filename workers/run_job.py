@@ -1,7 +1,9 @@
 """The task `run_job`: takes the fairest waiting job, has a runner do it, and writes down how it ended."""
 
+from itertools import chain
+
 from core.database.session import transaction
-from core.messages import ErrorMessage, JobDone, LogMessage, RunJob
+from core.messages import ErrorMessage, JobDone, LogMessage, RunJob, StagedFile
 from core.services import attempts
 from core.services.attempts import JobClaim
 from core.settings import settings
@@ -31,7 +33,8 @@ def run_job(subject_id: str) -> None:
 
 def _work(attendance: Attendance, claim: JobClaim) -> None:
     blobs = open_blobs(settings().storage_url)
-    with staged((*claim.model, *claim.dataset), blobs) as run:
+    others = chain.from_iterable(claim.others.values())
+    with staged((*claim.model, *claim.dataset, *others), blobs) as run:
         with Reporter(claim.lease, attendance.heart) as reporter:
             outcome = _watch(attendance, claim, run, reporter)
         reporter.check()
@@ -67,8 +70,19 @@ def _request(claim: JobClaim, run: Run) -> RunJob:
         model=staged_files(run, claim.model),
         dataset=staged_files(run, claim.dataset, first=len(claim.model)),
         dataset_spec=claim.dataset_spec,
+        models=_others(claim, run),
         lock_path=presence.sandbox().measuring_lock(run),
     )
+
+
+def _others(claim: JobClaim, run: Run) -> dict[str, tuple[StagedFile, ...]]:
+    """The other models, whose files come after those of model and data set."""
+    first = len(claim.model) + len(claim.dataset)
+    found = {}
+    for identifier, sources in claim.others.items():
+        found[identifier] = staged_files(run, sources, first=first)
+        first += len(sources)
+    return found
 
 
 def _conclude(attendance: Attendance, run: Run, outcome: Outcome, reporter: Reporter, blobs: Blobs) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from core.data.dataset import Dataset
 from core.errors import ModelpressError
 from core.messages import LogMessage, Message, MetricMessage, ProgressMessage
+from core.network.network import Network
 from core.specs.recipe import Constraints, Target
 
 Emit = Callable[[Message], None]
@@ -69,6 +70,9 @@ class Context:
     checkpoint: StepCheckpoint = field(default_factory=NoCheckpoint)
     # What an earlier run of this step decided (its `Report.plan`): a method follows it instead of clock or probe.
     recorded: Mapping[str, JsonValue] | None = None
+    # The network that the job began with, and by id the other ones that the recipe names; None for steps on files.
+    original: Network | None = None
+    models: Mapping[str, Network] = field(default_factory=dict)
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far the step is, 0 … 1."""

@@ -1,36 +1,66 @@
 """The table of layers in a verdict: what each is stored as, and in how many bytes."""
 
+from collections.abc import Mapping
+
+from torch import nn
+
 from core.compression.method import Report
+from core.description import LayerDescription
 from core.network.describe import describe
 from core.network.encodings import Dense, Encoding
 from core.network.network import Network
 from core.verdict import ItemisedBytes, LayerVerdict, Sensitivity
 
+# What is told instead of an encoding of a layer that the result no longer has.
+REMOVED = "removed"
+
 
 def list_layers(original: Network, result: Network, reports: tuple[Report, ...]) -> tuple[LayerVerdict, ...]:
-    """One row for each weight-bearing layer of the result, in graph order; share of time is measured later."""
+    """One row for each weight-bearing layer of the original, in graph order, then for each that is new in the result.
+
+    A layer that the result lacks has 0 bytes, one that is new had 0. Share of time is measured later.
+    """
     sensitivities = {name: found for report in reports for name, found in report.sensitivities.items()}
-    rows = []
-    for described in describe(original).layers:
-        layer = result.graph.get_submodule(described.name)
-        encodings: dict[str, Encoding] = {
-            name: result.encodings.get(f"{described.name}.{name}") or Dense(parameter)
-            for name, parameter in layer.named_parameters(recurse=False)
-        }
-        # Encoded or not, the weight's encoding names the layer's.
-        main = encodings.get("weight") or next(iter(encodings.values()), None)
-        rows.append(
-            LayerVerdict(
-                name=described.name,
-                kind=described.kind,
-                encoding="float32" if main is None else main.name,
-                shape="×".join(str(size) for size in described.weight_shape),
-                sensitivity=sensitivities.get(described.name, Sensitivity()),
-                bytes_before=sum(parameter.numel() * 4 for parameter in layer.parameters(recurse=False)),
-                bytes=sum(_total(encoding.bytes()) for encoding in encodings.values()),
-            )
-        )
+    before = {layer.name: layer for layer in describe(original).layers}
+    modules = dict(result.graph.named_modules())
+    rows = [
+        _row(layer, original.graph.get_submodule(name), modules.get(name), result, sensitivities)
+        for name, layer in before.items()
+    ]
+    weighty = {name for name, module in modules.items() if any(True for _ in module.parameters(recurse=False))}
+    if weighty - set(dict(original.graph.named_modules())):
+        added = (layer for layer in describe(result).layers if layer.name not in before)
+        rows += [_row(layer, None, modules[layer.name], result, sensitivities) for layer in added]
     return tuple(rows)
+
+
+def _row(
+    described: LayerDescription,
+    old: nn.Module | None,
+    new: nn.Module | None,
+    result: Network,
+    sensitivities: Mapping[str, Sensitivity],
+) -> LayerVerdict:
+    """What became of one layer; `old` and `new` are its modules, of which one may be None."""
+    encodings: dict[str, Encoding] = {
+        name: result.encodings.get(f"{described.name}.{name}") or Dense(parameter)
+        for name, parameter in (new.named_parameters(recurse=False) if new is not None else ())
+    }
+    # Encoded or not, the weight's encoding names the layer's.
+    main = encodings.get("weight") or next(iter(encodings.values()), None)
+    shape = described.weight_shape
+    weights = [getattr(module, "weight", None) for module in (old, new)]
+    if weights[0] is not None and weights[1] is not None and weights[0].shape != weights[1].shape:
+        shape = tuple(weights[1].shape)
+    return LayerVerdict(
+        name=described.name,
+        kind=described.kind,
+        encoding=REMOVED if new is None else "float32" if main is None else main.name,
+        shape="×".join(str(size) for size in shape),
+        sensitivity=sensitivities.get(described.name, Sensitivity()),
+        bytes_before=sum(parameter.numel() * 4 for parameter in old.parameters(recurse=False)) if old else 0,
+        bytes=sum(_total(encoding.bytes()) for encoding in encodings.values()),
+    )
 
 
 def _total(items: ItemisedBytes) -> int:

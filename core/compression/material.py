@@ -3,8 +3,9 @@
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import final
 
 from torch import Tensor
@@ -14,16 +15,21 @@ from core.compression.context import Context
 from core.compression.file_layers import list_file_layers
 from core.compression.layers import list_layers
 from core.compression.method import Report
+from core.compression.other_models import OtherModels
 from core.compression.registry import file_method_of, method_of
 from core.compression.yardstick import Yardstick, choosing_split
 from core.data.dataset import Dataset
 from core.description import ModelDescription
+from core.network.checkpoint import read_network, write_network
 from core.network.export import export_onnx, export_pt2, export_safetensors
+from core.network.gate_onnx import open_onnx
 from core.network.network import Network
+from core.network.upload import Files
 from core.specs.base import Spec
 from core.verdict import LayerVerdict
 
 ONNX, PT2, SAFETENSORS = "model.onnx", "model.pt2", "model.safetensors"
+_GRAPH, _NUMBERS = "network.json", "network.safetensors"
 # Samples on which the quality after each step is told.
 QUALITY_SAMPLES = 512
 
@@ -46,6 +52,14 @@ class Material(ABC):
         """Write the files of the result into `out`; gives their names, `model.onnx` first."""
 
     @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write down all that a later step needs into `folder`; raises `unsupported_graph` for what cannot be."""
+
+    @abstractmethod
+    def restore(self, files: Files) -> "Material":
+        """What was saved as `files`, by a job that began as this one did; raises `corrupt_file` and other errors."""
+
+    @abstractmethod
     def layers(self, reports: tuple[Report, ...]) -> tuple[LayerVerdict, ...]:
         """What became of each layer."""
 
@@ -61,11 +75,13 @@ class NetworkMaterial(Material):
     dataset: Dataset | None
     probes: tuple[Tensor, ...]
     scratch: Path
+    others: OtherModels = field(default_factory=OtherModels)
 
     def take(self, spec: Spec, context: Context) -> tuple[Material, Report]:
         """The changed network; a step that works on files gets the network as a file."""
         if spec.works_on == "file":
             return self._as_file().take(spec, context)
+        context = replace(context, original=self.original, models=self.others.networks)
         changed, report = method_of(spec).apply(self.network, spec, context)
         check_step(self.network, changed, report, self.probes)
         return replace(self, network=changed), report
@@ -91,6 +107,16 @@ class NetworkMaterial(Material):
         export_pt2(self.network, out / PT2, probes=self.probes)
         export_safetensors(self.network, out / SAFETENSORS)
         return ONNX, PT2, SAFETENSORS
+
+    def save(self, folder: Path) -> None:
+        """Graph and numbers."""
+        write_network(self.network, folder / _GRAPH, folder / _NUMBERS)
+
+    def restore(self, files: Files) -> Material:
+        """The network, or the file that a step has made of it."""
+        if _GRAPH in files and _NUMBERS in files:
+            return replace(self, network=read_network(files[_GRAPH], files[_NUMBERS]))
+        return FileMaterial(self.scratch, self.description, self.dataset, self.scratch).restore(files)
 
     def layers(self, reports: tuple[Report, ...]) -> tuple[LayerVerdict, ...]:
         """Of the network's own layers, by their encodings."""
@@ -129,6 +155,19 @@ class FileMaterial(Material):
         progress(0.0, "Writing the ONNX file")
         shutil.copyfile(self.path, out / ONNX)
         return (ONNX,)
+
+    def save(self, folder: Path) -> None:
+        """The file, and its weights where those lie beside it."""
+        for path in self.path.parent.glob(f"{self.path.name}*"):
+            shutil.copyfile(path, folder / path.name)
+
+    def restore(self, files: Files) -> Material:
+        """The file, copied to where it may lie beside its weights."""
+        open_onnx(files)
+        folder = Path(mkdtemp(dir=self.scratch))
+        for name, path in files.items():
+            shutil.copyfile(path, folder / Path(name).name)
+        return replace(self, path=next(folder / Path(name).name for name in files if name.endswith(".onnx")))
 
     def layers(self, reports: tuple[Report, ...]) -> tuple[LayerVerdict, ...]:
         """Of the described layers, by the constants that the file stores for them."""

@@ -1,6 +1,6 @@
 """The first part of a job: the uploaded model and data, ready for the first step."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from core.compression.material import FileMaterial, Material, NetworkMaterial
+from core.compression.other_models import OtherModels, read_others
 from core.compression.yardstick import input_batches
 from core.data.dataset import Dataset, open_dataset
 from core.data.source import DataFile, data_files
@@ -39,6 +40,7 @@ class Prepared:
     dataset: Dataset | None
     material: Material
     companions: Files
+    others: OtherModels = field(default_factory=OtherModels)
 
 
 def prepare(request: RunJob, scratch: Path) -> Prepared:
@@ -78,8 +80,9 @@ class _Preparation:
         else:
             original = self.scratch / "original.onnx"
             export_onnx(network, original, probes=probes)
-        material = NetworkMaterial(network, network, self.description, dataset, probes, self.scratch)
-        return Prepared(self.description, original, dataset, material, beside)
+        others = read_others(self.request, self.description, network)
+        material = NetworkMaterial(network, network, self.description, dataset, probes, self.scratch, others)
+        return Prepared(self.description, original, dataset, material, beside, others)
 
     def _prepare_file(self) -> Prepared:
         """The checked file as it is, complete in itself and of an opset that is known here."""

@@ -215,6 +215,15 @@ class JobRow(Leased, Identified, Table):
     )
 
 
+class JobModelRow(Owned, Table):
+    """Another model that a job needs besides its own, such as a teacher."""
+
+    __tablename__ = "job_models"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True, index=True)
+
+
 class StepRow(Identified, Table):
     """One step of one job; `position` counts prepare, the recipe's steps, export and measure from 0."""
 

@@ -36,6 +36,8 @@ class JobClaim:
     model: tuple[ClaimedFile, ...]
     dataset: tuple[ClaimedFile, ...]
     dataset_spec: DatasetSpec | None
+    # The other models that the recipe names, by id.
+    others: dict[str, tuple[ClaimedFile, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +176,17 @@ def _fairest() -> Select[str]:
 def _claimed(session: Session, job: JobRow, lease: Lease) -> JobClaim:
     model = get_owned(session, ModelRow, job.tenant_id, job.model_id)
     dataset = get_owned(session, DatasetRow, job.tenant_id, job.dataset_id) if job.dataset_id else None
+    request = request_of(job)
+    others = sorted(set(request.recipe.references().values()))
     return JobClaim(
         lease=lease,
-        request=request_of(job),
+        request=request,
         seed=job.seed,
         attempt=job.attempt,
         model=claimed_files(model.files),
         dataset=claimed_files(dataset.files) if dataset else (),
         dataset_spec=datasets.spec_of(dataset) if dataset else None,
+        others={each: claimed_files(get_owned(session, ModelRow, job.tenant_id, each).files) for each in others},
     )
 
 

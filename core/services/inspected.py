@@ -5,9 +5,10 @@ from hashlib import sha256
 from typing import TypedDict, TypeVar
 
 from pydantic import ValidationError
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from core.database.tables import DatasetRow, JobRow, Json, ModelRow
+from core.database.tables import DatasetRow, JobModelRow, JobRow, Json, ModelRow
 from core.description import INSPECTOR_VERSION, DatasetDescription, ModelDescription
 from core.errors import ModelpressError
 from core.resources.model import Rename
@@ -55,14 +56,23 @@ def merge(old: Metadata, asked: Metadata) -> Metadata:
 def delete(session: Session, row_class: type[ModelRow] | type[DatasetRow], tenant: str, identifier: str) -> None:
     """Marks a model or data set as deleted; raises `conflict` while a job that is not finished uses it."""
     row = get_owned(session, row_class, tenant, identifier, lock="update")
-    column = JobRow.model_id if row_class is ModelRow else JobRow.dataset_id
-    using = owned(JobRow, tenant).where(column == identifier, JobRow.state.not_in(TERMINAL))
+    using = owned(JobRow, tenant).where(uses(row_class, identifier), JobRow.state.not_in(TERMINAL))
     if session.scalars(using.limit(1)).first() is not None:
         raise ModelpressError("conflict", "A job that is not finished uses it.", hint="Cancel the job first.")
     if InspectionState.DELETED in INSPECTION_MOVES[InspectionState(row.state)]:
         row.state = InspectionState.DELETED
         row.lease_owner = row.lease_expires_at = None
         session.flush()
+
+
+def uses(
+    row_class: type[ModelRow] | type[DatasetRow], identifier: str | InstrumentedAttribute[str]
+) -> ColumnElement[bool]:
+    """Whether a job stands on the model, as its own or as another one that it needs, or on the data set."""
+    if row_class is DatasetRow:
+        return JobRow.dataset_id == identifier
+    needed = select(JobModelRow.job_id).where(JobModelRow.job_id == JobRow.id, JobModelRow.model_id == identifier)
+    return or_(JobRow.model_id == identifier, needed.correlate(JobRow, ModelRow).exists())
 
 
 def read_description(row: ModelRow | DatasetRow, shape: type[D]) -> D | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, defer
 
-from core.database.tables import JobRow, MetricRow, StepRow
+from core.database.tables import JobModelRow, JobRow, MetricRow, StepRow
 from core.errors import ModelpressError
 from core.ids import new_id
 from core.queue import enqueue
@@ -104,7 +104,7 @@ def _queue(session: Session, tenant: str, asked: JobCreate, *, retry_of: str | N
     # Shared locks: neither can be deleted before the job that uses it is there to forbid it.
     ingredients = plans.gather(session, tenant, asked, lock="share")
     plans.check(asked, ingredients)
-    steps = plans.plan_steps(asked, ingredients.model_description)
+    steps = plans.plan_steps(asked, ingredients)
     methods = ", ".join(step.method for step in asked.recipe.steps)
     job = JobRow(
         id=new_id("job"),
@@ -123,6 +123,8 @@ def _queue(session: Session, tenant: str, asked: JobCreate, *, retry_of: str | N
     session.add(job)
     session.flush()
     session.add_all(_step_rows(job, [step.name for step in steps]))
+    others = sorted({row.id for row in ingredients.others.values()})
+    session.add_all(JobModelRow(tenant_id=tenant, job_id=job.id, model_id=other) for other in others)
     if asked.webhook_url is not None:
         webhooks.create_for_job(session, job, asked.webhook_url)
     stream.append_state(session, job)

@@ -1,6 +1,7 @@
 """What a job would do, what it would take, and what speaks against it: the dry run, and the check before a job."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -20,28 +21,44 @@ _NOTHING = Range(low=0, high=0)
 
 @dataclass(frozen=True, slots=True)
 class Ingredients:
-    """The rows that a job is made of, and what inspection found of them once they are ready."""
+    """The rows that a job is made of, and what inspection found of them once they are ready.
+
+    `others` are the other models that steps need, by the pointer that names them.
+    """
 
     model: ModelRow
     dataset: DatasetRow | None
     model_description: ModelDescription | None
     dataset_description: DatasetDescription | None
+    others: Mapping[str, ModelRow]
+
+    def other_descriptions(self) -> dict[str, ModelDescription]:
+        """What is known of the other models that are ready, by id."""
+        found = {row.id: models.description_of(row) for row in self.others.values()}
+        return {identifier: each for identifier, each in found.items() if each is not None}
 
 
 def gather(session: Session, tenant: str, asked: JobCreate, *, lock: Lock = "none") -> Ingredients:
-    """Finds model and data set; raises `not_found` with a pointer."""
-    try:
+    """Finds model, data set and the other models that steps name; raises `not_found` with a pointer."""
+    with _pointing("/model"):
         model = get_owned(session, ModelRow, tenant, asked.model, lock=lock)
-    except ModelpressError as error:
-        error.pointer = "/model"
-        raise
-    try:
+    with _pointing("/dataset"):
         dataset = get_owned(session, DatasetRow, tenant, asked.dataset, lock=lock) if asked.dataset else None
-    except ModelpressError as error:
-        error.pointer = "/dataset"
-        raise
+    others = {}
+    for pointer, identifier in asked.recipe.references().items():
+        with _pointing(pointer):
+            others[pointer] = get_owned(session, ModelRow, tenant, identifier, lock=lock)
     found = datasets.description_of(dataset) if dataset else None
-    return Ingredients(model, dataset, models.description_of(model), found)
+    return Ingredients(model, dataset, models.description_of(model), found, others)
+
+
+@contextmanager
+def _pointing(pointer: str) -> Iterator[None]:
+    try:
+        yield
+    except ModelpressError as error:
+        error.pointer = pointer
+        raise
 
 
 def plan(session: Session, tenant: str, asked: JobCreate) -> DryRun:
@@ -49,7 +66,7 @@ def plan(session: Session, tenant: str, asked: JobCreate) -> DryRun:
     ingredients = gather(session, tenant, asked)
     objections = tuple(object_to(asked, ingredients))
     model, data = ingredients.model_description, ingredients.dataset_description
-    steps = plan_steps(asked, model)
+    steps = plan_steps(asked, ingredients)
     chosen = frozenset(layer for step in steps for layer in step.layers)
     data_bytes = ingredients.dataset.bytes if ingredients.dataset else 0
     return DryRun(
@@ -69,12 +86,14 @@ def check(asked: JobCreate, ingredients: Ingredients) -> None:
             raise ModelpressError(objection.code, objection.text, pointer=objection.pointer)
 
 
-def plan_steps(asked: JobCreate, model: ModelDescription | None) -> tuple[PlannedStep, ...]:
+def plan_steps(asked: JobCreate, ingredients: Ingredients) -> tuple[PlannedStep, ...]:
     """The steps of a job by name, and the layers that each would touch."""
-    methods = (
-        PlannedStep(name=step.method, layers=step.requires(model).layers if model else ())
-        for step in asked.recipe.steps
-    )
+    model, others = ingredients.model_description, ingredients.other_descriptions()
+    methods = []
+    for step in asked.recipe.steps:
+        layers = step.suits(model, others).layers if model else ()
+        methods.append(PlannedStep(name=step.method, layers=layers))
+        model = step.leaves(model, others) if model else None
     return (PlannedStep(name="prepare"), *methods, PlannedStep(name="export"), PlannedStep(name="measure"))
 
 
@@ -87,11 +106,17 @@ def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]
     if ingredients.dataset is not None and data is None:
         yield _not_ready("dataset", ingredients.dataset.state)
         return
+    others = ingredients.other_descriptions()
+    if waiting := {pointer: row for pointer, row in ingredients.others.items() if row.id not in others}:
+        yield from (_not_ready("model", row.state, pointer) for pointer, row in waiting.items())
+        return
     if (misplaced := asked.recipe.misplaced()) is not None:
         place, why = misplaced
         yield Objection(pointer=f"/recipe/steps/{place}", severity="blocks", code="method_not_applicable", text=why)
+    described = model
     for position, step in enumerate(asked.recipe.steps):
-        yield from _object_to_step(position, step, model, data)
+        yield from _object_to_step(f"/recipe/steps/{position}", step, described, ingredients)
+        described = step.leaves(described, others)
     if data is not None:
         yield from _object_to_inputs(model, data)
     yield from _object_to_constraints(asked, data)
@@ -99,18 +124,16 @@ def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]
     yield from _advise(asked, ingredients)
 
 
-def _not_ready(kind: str, state: str) -> Objection:
+def _not_ready(kind: str, state: str, pointer: str | None = None) -> Objection:
     # A ready one without a description is about to be inspected by a newer inspector.
     waits = state in (InspectionState.INSPECTING, InspectionState.READY)
     text = f"The {kind} is still being inspected." if waits else f"The {kind} is {state} and cannot be used."
-    return Objection(pointer=f"/{kind}", severity="blocks", code=f"{kind}_not_ready", text=text)
+    return Objection(pointer=pointer or f"/{kind}", severity="blocks", code=f"{kind}_not_ready", text=text)
 
 
-def _object_to_step(
-    position: int, step: Step, model: ModelDescription, data: DatasetDescription | None
-) -> Iterator[Objection]:
-    pointer = f"/recipe/steps/{position}"
-    capability = step.requires(model)
+def _object_to_step(pointer: str, step: Step, model: ModelDescription, ingredients: Ingredients) -> Iterator[Objection]:
+    data = ingredients.dataset_description
+    capability = step.suits(model, ingredients.other_descriptions())
     if not capability.ok:
         text = capability.why or "The method does not fit this model."
         patch = _without_unknown_layers(pointer, step, model)

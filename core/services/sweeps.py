@@ -25,7 +25,7 @@ from core.database.tables import (
 )
 from core.description import INSPECTOR_VERSION
 from core.queue import QUEUE_OF, TaskName, enqueue
-from core.services import deliveries, endings
+from core.services import deliveries, endings, inspected
 from core.settings import settings
 from core.states import InspectionState, JobState
 
@@ -105,8 +105,8 @@ def _take_back(session: Session, row_class: type[L], state: str) -> int:
 
 def _inspect_again(session: Session, row_class: type[ModelRow] | type[DatasetRow]) -> int:
     """Descriptions of an older inspector are remade, when no unfinished job stands on them."""
-    column = JobRow.model_id if row_class is ModelRow else JobRow.dataset_id
-    used = select(JobRow.id).where(column == row_class.id, JobRow.state.in_((JobState.QUEUED, JobState.RUNNING)))
+    unfinished = JobRow.state.in_((JobState.QUEUED, JobState.RUNNING))
+    used = select(JobRow.id).where(inspected.uses(row_class, row_class.id), unfinished)
     old = update(row_class).where(
         row_class.state == InspectionState.READY, row_class.inspector_version < INSPECTOR_VERSION, ~used.exists()
     )

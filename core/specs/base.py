@@ -1,6 +1,7 @@
 """What every spec has in common: a frozen pydantic class that says what it needs and whether a model suits it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -66,3 +67,17 @@ class Spec(Asked, ABC):
     @abstractmethod
     def requires(self, description: ModelDescription) -> Capability:
         """Whether this step can be applied to the described model, by plain Python without torch."""
+
+    def references(self) -> dict[str, str]:
+        """The ids of other models that the step needs, by their place in it, such as `teacher` or `teacher/1`."""
+        return {}
+
+    def suits(self, description: ModelDescription, others: Mapping[str, ModelDescription]) -> Capability:
+        """As `requires`, with the descriptions of the other models that the step needs, by id."""
+        del others
+        return self.requires(description)
+
+    def leaves(self, description: ModelDescription, others: Mapping[str, ModelDescription]) -> ModelDescription:
+        """What is described after the step: the same, unless the step puts another model in the place of this one."""
+        del others
+        return description

@@ -16,6 +16,14 @@ class Recipe(Asked):
     version: Literal[1] = 1
     steps: Annotated[tuple[Step, ...], Field(min_length=1, max_length=32)]
 
+    def references(self) -> dict[str, str]:
+        """The ids of other models that the steps need, by JSON pointer into the job."""
+        return {
+            f"/recipe/steps/{position}/{place}": identifier
+            for position, step in enumerate(self.steps)
+            for place, identifier in step.references().items()
+        }
+
     def misplaced(self) -> tuple[int, str] | None:
         """The first step that cannot follow those before it, by position, and why; None where all can."""
         for position, step in enumerate(self.steps):
