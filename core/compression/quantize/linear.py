@@ -22,6 +22,7 @@ from core.compression.yardstick import Yardstick, choosing_split, input_batches
 from core.errors import ModelpressError
 from core.findings import make_finding
 from core.measure.runtime import open_session, run_session
+from core.network.describe import describe
 from core.network.encodings import Grid
 from core.network.export import export_onnx
 from core.network.export_graph import is_shared
@@ -105,7 +106,7 @@ def _measure_layers(network: Network, plan: Plan, context: Context) -> dict[str,
     """Of every layer that could be quantized, what it costs alone."""
     dataset = context.needed_dataset()
     split = choosing_split(dataset)
-    yardstick = Yardstick(network, dataset, split=split, limit=samples_for(len(plan.layers)))
+    yardstick = Yardstick(network, dataset, split=split, limit=samples_for(len(plan.layers), describe(network).macs))
 
     def build(layers: frozenset[str]) -> Network:
         return assemble(network, replace(plan, layers=layers))

@@ -11,6 +11,9 @@ from core.verdict import Sensitivity
 SAMPLES = 256
 SAMPLES_OF_MANY_LAYERS = 64
 MANY_LAYERS = 64
+# Multiply-adds of all trials together, a minute or two of one core, and how few samples still rank layers.
+MOST_MACS = 2e12
+FEWEST_SAMPLES = 32
 
 Build = Callable[[frozenset[str]], Network]
 
@@ -24,9 +27,13 @@ class KeptFloat:
     drop_of_all: float
 
 
-def samples_for(layers: int) -> int:
-    """How many samples each layer's trial may use, so that many layers do not take for ever."""
-    return SAMPLES if layers <= MANY_LAYERS else SAMPLES_OF_MANY_LAYERS
+def samples_for(layers: int, macs: int) -> int:
+    """How many samples each layer's trial may use, so that many layers or large ones do not take for ever.
+
+    `macs` are the multiply-adds of the network for one sample.
+    """
+    most = SAMPLES if layers <= MANY_LAYERS else SAMPLES_OF_MANY_LAYERS
+    return max(min(most, int(MOST_MACS / max(layers * macs, 1))), FEWEST_SAMPLES)
 
 
 def measure_sensitivity(build: Build, layer: str, yardstick: Yardstick) -> Sensitivity:
