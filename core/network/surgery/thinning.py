@@ -1,0 +1,96 @@
+"""Thin students: a smaller network of the same make, initialised from the weights of the one that it is made from."""
+
+import math
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from core.errors import ModelpressError
+from core.network.network import Network
+from core.network.surgery.channels import Channels, Group
+from core.network.surgery.dimensions import Axis, leaves, multiplied
+
+Criterion = Callable[[Group], Tensor]
+
+# (from this width on, widths are multiples of): what kernels like, where it costs little.
+_STEPS = ((32, 8), (16, 4))
+_SMALLEST = 2
+
+
+def thin(network: Network, width: float = 0.5, *, criterion: Criterion | None = None) -> Network:
+    """A copy with `width` (above 0, up to 1) of the channels, heads and hidden units of every layer; outputs stay.
+
+    The indices that stay are those with the highest scores of `criterion` (one number an index of a group; left out,
+    `magnitude`). Widths are rounded, to multiples of 8 where they are large, and are at least 2. Where two groups lie
+    in one dimension, as heads and head size, one of them is cut. Raises `invalid_request`, and `method_not_applicable`
+    where nothing can be cut.
+    """
+    if not 0 < width <= 1:
+        raise ModelpressError("invalid_request", "A width must be above 0 and at most 1.", pointer="/width")
+    if width == 1:
+        return network
+    channels = Channels(network)
+    widths = choose_widths(channels, width)
+    if not widths:
+        raise ModelpressError("method_not_applicable", "This network has no channels that can be cut.")
+    score = criterion or magnitude
+    return channels.resize({group: _best(score(group), kept) for group, kept in widths.items()})
+
+
+def magnitude(group: Group) -> Tensor:
+    """Squared weights of each index, where every weight tensor counts by its own mean square: (size,)."""
+    return group.score(lambda weight: weight.square() / weight.square().mean().clamp_min(1e-30))
+
+
+def choose_widths(channels: Channels, width: float) -> dict[Group, int]:
+    """The width of every group that is cut, so that no dimension is cut twice, where two groups multiply in it."""
+    by_axis = {group.axis: group for group in channels.groups}
+    rivals = _find_rivals(channels)
+    elements = _count_elements(channels)
+    chosen: dict[Group, int] = {}
+    for group in sorted(channels.groups, key=lambda group: _rank(group, width, elements), reverse=True):
+        kept = round_width(group.size, width)
+        taken = any(by_axis.get(axis) in chosen for axis in rivals.get(group.axis, ()))
+        if kept < group.size and not taken:
+            chosen[group] = kept
+    return chosen
+
+
+def round_width(positions: int, width: float) -> int:
+    """`width` of this many positions: a multiple of 8 or 4 where it is large, at least 2 where there are so many."""
+    target = positions * width
+    step = next((step for least, step in _STEPS if target >= least), 1)
+    rounded = math.floor(target / step + 0.5) * step
+    return min(positions, max(rounded, _SMALLEST))
+
+
+def _best(scores: Tensor, kept: int) -> Tensor:
+    """The positions of the highest scores in rising order; of equal ones the first."""
+    return scores.sort(descending=True, stable=True).indices[:kept].sort().values
+
+
+def _rank(group: Group, width: float, elements: Mapping[Axis, int]) -> tuple[bool, int, int]:
+    """Which of two groups in one dimension is cut: one that comes near the width, then the one in more weights."""
+    is_near = abs(round_width(group.size, width) - group.size * width) <= 0.1 * group.size
+    return is_near, elements[group.axis], -group.size
+
+
+def _find_rivals(channels: Channels) -> dict[Axis, set[Axis]]:
+    """By axis, those with which it multiplies somewhere."""
+    rivals: dict[Axis, set[Axis]] = {}
+    for _, dims in channels.analysis.ledger.tensors.values():
+        for e in dims:
+            for a, b in multiplied(e):
+                rivals.setdefault(a, set()).add(b)
+                rivals.setdefault(b, set()).add(a)
+    return rivals
+
+
+def _count_elements(channels: Channels) -> dict[Axis, int]:
+    """By axis, how many elements of weights have it in one of their dimensions."""
+    counts: dict[Axis, int] = {}
+    for tensor, dims in channels.analysis.ledger.tensors.values():
+        for e in dims:
+            for axis in set(leaves(e)):
+                counts[axis] = counts.get(axis, 0) + tensor.numel() * isinstance(tensor, nn.Parameter)
+    return counts

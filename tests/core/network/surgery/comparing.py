@@ -1,0 +1,50 @@
+"""How the tests compare networks: outputs, groups set to zero, groups in another order."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from core.network.network import Network
+from core.network.share import copy_graph
+from core.network.surgery import Group
+from core.network.surgery.cutting import owners
+
+
+def answers(network: Network, inputs: Sequence[Tensor]) -> list[Tensor]:
+    with torch.no_grad():
+        found = network.graph(*inputs)
+    return list(found) if isinstance(found, (tuple, list)) else [found]
+
+
+def distance(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+    """The largest difference, as a part of the largest output."""
+    largest = max(float(value.abs().max()) for value in expected)
+    return max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)) / largest
+
+
+def zeroed(network: Network, group: Group, positions: Tensor) -> Network:
+    """A copy in which these indices of a group are zero in every parameter; shapes stay."""
+    result = replace(network, graph=copy_graph(network.graph))
+    paths = owners(network.graph)
+    for member in group.members:
+        if not member.is_parameter:
+            continue
+        where = torch.isin(member.labels, positions).nonzero().flatten()
+        path = paths[id(member.tensor)][0]
+        current = result.graph.get_parameter(path)
+        new = nn.Parameter(current.detach().index_fill(member.dim, where, 0.0))
+        for tied in paths[id(member.tensor)]:
+            parent, _, name = tied.rpartition(".")
+            setattr(result.graph.get_submodule(parent), name, new)
+    return result
+
+
+def run_onnx(path: Path, inputs: Sequence[Tensor]) -> list[Tensor]:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    feeds = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+    return [torch.from_numpy(value) for value in session.run(None, feeds)]
