@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from core.data.cells import DAMAGE, Cells, ListStore, ZipStore
+from core.data.images import KINDS, SUFFIXES
 from core.data.source import SPLIT_WORDS, Loader, Source, Table
 from core.description import SplitName
 from core.errors import ModelpressError
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_ENTRIES = 500_000
 MAX_ARCHIVE_BYTES_PER_BYTE = 200
 SMALL_BYTES = 2**30
@@ -43,7 +43,7 @@ def open_folder(path: Path) -> Source:
         if labels[0] is not None:
             loaders[label] = partial(Cells, "text", label, ListStore([str(name).encode() for name in labels]))
         tables.append(table)
-    notes = (f"{others:,} files in the zip are no PNG or JPEG images and were left out.",) if others else ()
+    notes = (f"{others:,} files in the zip are no {KINDS} images and were left out.",) if others else ()
     return Source("images", loaders, tuple(tables), notes=notes)
 
 
@@ -67,7 +67,7 @@ def _list(path: Path) -> tuple[list[zipfile.ZipInfo], int]:
     if not images:
         raise ModelpressError(
             "invalid_data",
-            "The zip holds neither arrays (.npy) nor PNG or JPEG images.",
+            f"The zip holds neither arrays (.npy) nor {KINDS} images.",
             hint="Zip one folder a class; upload parquet, CSV, JSONL and text files as they are, without a zip.",
         )
     _refuse_bombs(images, path.stat().st_size)

@@ -37,6 +37,8 @@ FOREIGN = {
     b"\x89PNG": "a single PNG image",
     b"RIFF": "audio or video",
 }
+# Where a single image of this format has the name of the format, after `RIFF` and the length.
+WEBP_AT, WEBP = slice(8, 12), b"WEBP"
 
 
 def open_source(files: Sequence[DataFile | Path], task: Task) -> Source:
@@ -69,7 +71,7 @@ def recognise(file: DataFile) -> DataFormat:
         if head.startswith(magic):
             raise ModelpressError(
                 "invalid_data",
-                f"{file.name} is {what}, which is not read.",
+                f"{file.name} is {'a single WebP image' if head[WEBP_AT] == WEBP else what}, which is not read.",
                 hint=f"These are read: {', '.join(get_args(DataFormat))}.",
             )
     if head.startswith(b"PK"):

@@ -15,7 +15,10 @@ from core.data.columns import Array, Column, Rows
 from core.description import InputMapping
 
 MAX_PIXELS = 1 << 26
-FORMATS = ("PNG", "JPEG")
+# What Pillow may try; it has readers that are far less used.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+KINDS = "PNG, JPEG, WebP or BMP"
 # Pillow's names of images of more than 8 bits a channel, which it would clip silently.
 DEEP_MODES = ("I", "F")
 FILTERS = {
@@ -40,7 +43,8 @@ DAMAGE = (
 class ImageColumn(Column):
     """Images (n, height, width, channels) of bytes, decoded when they are read.
 
-    Without `size` in the mapping all must be as large as the first, which also says whether there is colour.
+    Without `size` in the mapping all must be as large as the first, which also says whether there is colour. Of an
+    animation the first picture is taken.
     """
 
     is_made = True
@@ -84,7 +88,7 @@ class ImageColumn(Column):
         except BOMBS as error:
             raise self._cells.fail(row, f"has too many pixels; {MAX_PIXELS:,} are allowed.") from error
         except DAMAGE as error:
-            raise self._cells.fail(row, "is no PNG or JPEG image that can be read.") from error
+            raise self._cells.fail(row, f"is no {KINDS} image that can be read.") from error
         if image.width * image.height > MAX_PIXELS:
             raise self._cells.fail(row, f"has {image.width:,}×{image.height:,} pixels; {MAX_PIXELS:,} are allowed.")
         return image

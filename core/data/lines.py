@@ -176,7 +176,17 @@ def _load_json(files: list[DataFile], column: str, full: str, first: JsonValue) 
         raise ModelpressError("invalid_data", f"`{full}` holds neither texts, numbers nor lists.")
     if kind == "number":
         return ArrayColumn(np.asarray(list(values())))
-    return Cells("text" if kind == "text" else "list", full, SpoolStore(pack(value) for value in values()))
+
+    def cells() -> Iterator[bytes]:
+        for row, value in enumerate(values()):
+            try:
+                yield pack(value)
+            except UnicodeEncodeError as error:
+                raise ModelpressError(
+                    "invalid_data", f"Row {row} of `{full}` has half of a surrogate pair, which is no text."
+                ) from error
+
+    return Cells("text" if kind == "text" else "list", full, SpoolStore(cells()))
 
 
 def _stack_json(files: list[DataFile], names: tuple[str, ...]) -> Column:

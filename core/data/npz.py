@@ -27,7 +27,7 @@ LOCAL_HEADER_BYTES = 30
 NAME_LENGTH_AT = 26
 ENCRYPTED_FLAG = 0x1
 NUMBERS = "biuf"
-# What zipfile, zlib and numpy raise on a damaged file.
+# What zipfile, zlib and numpy raise on a damaged file; the last ones where a header or a name is no Python or empty.
 DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -37,6 +37,10 @@ DAMAGE = (
     ValueError,
     NotImplementedError,
     RuntimeError,
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    IndexError,
 )
 
 

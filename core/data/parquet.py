@@ -71,16 +71,38 @@ def _names_of(feature: Any) -> tuple[str, ...]:
 def _load(shards: list[DataFile], column: str, full: str, kind: pa.DataType) -> Raw:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+    if _is_text(kind):
         return Cells("text", full, SpoolStore(_cells(shards, column, full)))
-    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or _is_image(kind):
+    if _is_bytes(kind) or _is_image(kind):
         return Cells("image", full, SpoolStore(_cells(shards, column, full)))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if _is_list(kind) and _is_plain(kind):
         return Cells("list", full, SpoolStore(_cells(shards, column, full)))
     if _is_number(kind):
         parts = [np.asarray(part.to_numpy(zero_copy_only=False)) for part in _parts(shards, column, full)]
         return ArrayColumn(np.concatenate(parts) if parts else np.empty(0, np.int64))
-    raise ModelpressError("invalid_data", f"Column `{full}` holds {kind}, which is neither image, text nor number.")
+    raise ModelpressError(
+        "invalid_data",
+        f"Column `{full}` holds {kind}, which is neither image, text, number nor a list of texts or numbers.",
+    )
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether JSON can say it: numbers, texts, and lists of these."""
+    while _is_list(kind):
+        kind = kind.value_type
+    return _is_number(kind) or _is_text(kind)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -101,7 +123,8 @@ def _stack(shards: list[DataFile], names: tuple[str, ...]) -> Column:
 
 
 def _is_image(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_struct(kind) and "bytes" in {kind.field(index).name for index in range(kind.num_fields)})
+    fields = [kind.field(index) for index in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+    return any(field.name == "bytes" and _is_bytes(field.type) for field in fields)
 
 
 def _parts(shards: list[DataFile], column: str, full: str) -> Iterator[Any]:
@@ -125,7 +148,7 @@ def _parts(shards: list[DataFile], column: str, full: str) -> Iterator[Any]:
 def _cells(shards: list[DataFile], column: str, full: str) -> Iterator[bytes]:
     row = 0
     for part in _parts(shards, column, full):
-        for value in part.to_pylist():
+        for value in _values(part, row, full):
             cell = value.get("bytes") if isinstance(value, dict) else value
             if cell is None:
                 raise ModelpressError(
@@ -138,6 +161,19 @@ def _cells(shards: list[DataFile], column: str, full: str) -> Iterator[bytes]:
                 raise ModelpressError("invalid_data", f"Row {row} of `{full}` has {len(packed):,} bytes, too many.")
             yield packed
             row += 1
+
+
+def _values(part: Any, row: int, full: str) -> list[Any]:
+    """The values of a part that begins at `row`; raises `invalid_data` with the row of a text that is no UTF-8."""
+    try:
+        return list(part.to_pylist())
+    except UnicodeDecodeError as error:
+        for bad, value in enumerate(part, row):
+            try:
+                value.as_py()
+            except UnicodeDecodeError:
+                raise ModelpressError("invalid_data", f"Row {bad} of `{full}` is no UTF-8 text.") from error
+        raise
 
 
 def _damaged(file: DataFile) -> ModelpressError:

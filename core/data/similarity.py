@@ -29,8 +29,12 @@ THUMBNAIL = 16
 # Of samples that share a key so many are compared.
 MOST_ALIKE = 200
 NO_KEY = np.uint64(2**64 - 1)
-# Mean difference of two thumbnails, as a share of the range of all values.
+# Mean difference of two thumbnails, as a share of the range of all values, above which they are no twins.
 ALIKE = 0.02
+# Little tells two pictures of a few strokes apart. So a twin must also be nearer than this share of the distance to
+# the neighbour after so many (a picture may be stored a few times), or as near as this share of its own contrast.
+NEIGHBOURS, NEARER = 4, 1 / 3
+SURELY_ALIKE = 0.03
 SHINGLE_WORDS = 3
 PERMUTATIONS, BAND = 16, 4
 # Equal minima of MinHash from which two texts are nearly the same: a Jaccard index of about 0.8.
@@ -43,6 +47,7 @@ WEIGHTS = np.random.default_rng(21).integers(1, 2**63, PASSAGE_TOKENS, dtype=np.
 Keys = NDArray[np.uint64]
 Signature = NDArray[Any]
 Signed = tuple[Rows, Keys, Signature]
+Others = Iterator[tuple[SplitName, Signed]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,57 +79,81 @@ def count_near_duplicates(dataset: Dataset) -> Similar | None:
         return _count_passages(column, list(others.values()), name)
     sign: Callable[[Split], Iterator[Signed]]
     if isinstance(column, UncutTexts | TokenColumn):
-        limit, method = (PERMUTATIONS - ALIKE_MINIMA) / PERMUTATIONS, "MinHash of words"
+        count = _count_texts
 
         def sign(split: Split) -> Iterator[Signed]:
             return _sign_texts(split, name)
     elif dataset.transforms[name].is_image(column.shape):
-        limit, method = ALIKE, "difference hash and thumbnails"
+        count = _count_images
 
         def sign(split: Split) -> Iterator[Signed]:
             return _sign_images(split, name, dataset.transforms[name])
     else:
         return None
     signed = ((kind, part) for kind, split in others.items() for part in sign(split))
-    return _count(list(sign(evaluation)), signed, limit, method)
+    return count(list(sign(evaluation)), signed)
 
 
-def _count(wanted: list[Signed], others: Iterator[tuple[SplitName, Signed]], limit: float, method: str) -> Similar:
-    """Samples that share a key are candidates; alike are those whose signatures differ by at most `limit`."""
-    places_of, keys, signatures = (np.concatenate([part[place] for part in wanted]) for place in (0, 1, 2))
+def _count_texts(wanted: list[Signed], others: Others) -> Similar:
+    """Texts that share a key and of which enough minima are equal."""
+    places_of, signatures = (np.concatenate([part[place] for part in wanted]) for place in (0, 2))
     # A long text has several signatures.
     rows, number = np.unique(places_of, return_inverse=True)
-    spread = float(np.ptp(signatures)) or 1.0 if signatures.dtype.kind == "f" else None
+    found = np.zeros(len(rows), bool)
+    twins: list[Twin] = []
+    for split, other_row, signature, places in _candidates(wanted, others):
+        left = places[~found[number[places]]]
+        same = (signatures[left] == signature).sum(axis=1)
+        alike = np.unique(number[left[same >= ALIKE_MINIMA]])
+        found[alike] = True
+        twins += [
+            Twin(row=int(rows[each]), split=split, other_row=other_row, exact=False)
+            for each in alike[: MOST_TWINS - len(twins)]
+        ]
+    return Similar(int(found.sum()), len(rows), "MinHash of words", tuple(twins))
+
+
+def _count_images(wanted: list[Signed], others: Others) -> Similar:
+    """Images that share a key and are far more alike than others of the data are (the ratio test of Lowe 2004)."""
+    rows, thumbnails = (np.concatenate([part[place] for part in wanted]) for place in (0, 2))
+    nearest = np.full((len(rows), NEIGHBOURS), np.inf)
+    twin: dict[int, tuple[SplitName, int]] = {}
+    for split, other_row, thumbnail, places in _candidates(wanted, others):
+        distances = np.abs(thumbnails[places] - thumbnail).mean(axis=1)
+        closer = distances < nearest[places, -1]
+        near, distances = places[closer], distances[closer]
+        twin |= dict.fromkeys(near[distances < nearest[near, 0]].tolist(), (split, other_row))
+        nearest[near, -1] = distances
+        nearest[near] = np.sort(nearest[near], axis=1)
+    contrast = np.abs(thumbnails - thumbnails.mean(axis=1, keepdims=True)).mean(axis=1)
+    first, last = nearest[:, 0], nearest[:, -1]
+    apart = (first <= NEARER * last) | (first <= SURELY_ALIKE * contrast)
+    alike = np.flatnonzero((first <= ALIKE * (float(np.ptp(thumbnails)) or 1.0)) & apart)
+    twins = (
+        Twin(row=int(rows[place]), split=twin[place][0], other_row=twin[place][1], exact=False)
+        for place in alike[:MOST_TWINS].tolist()
+    )
+    return Similar(len(alike), len(rows), "difference hash and thumbnails", tuple(twins))
+
+
+def _candidates(wanted: list[Signed], others: Others) -> Iterator[tuple[SplitName, int, Signature, Rows]]:
+    """Of each sample of the other splits its row and signature, and the places in `wanted` that share a key with it."""
     groups: dict[int, list[int]] = defaultdict(list)
-    for place, row_keys in enumerate(keys.tolist()):
+    for place, row_keys in enumerate(np.concatenate([part[1] for part in wanted]).tolist()):
         for key in row_keys:
             if key != NO_KEY and len(groups[key]) < MOST_ALIKE:
                 groups[key].append(place)
-    found = np.zeros(len(rows), bool)
-    twins: list[Twin] = []
     for split, part in others:
-        for other_row, row_keys, signature in zip(part[0].tolist(), part[1].tolist(), part[2], strict=True):
-            places = np.array(sorted({place for key in row_keys for place in groups.get(key, ())}), np.int64)
-            places = places[~found[number[places]]]
-            if len(places):
-                if spread is None:
-                    distance = (signatures[places] != signature).mean(axis=1)
-                else:
-                    distance = np.abs(signatures[places] - signature).mean(axis=1) / spread
-                alike = np.unique(number[places[distance <= limit]])
-                found[alike] = True
-                twins += [
-                    Twin(row=int(rows[each]), split=split, other_row=other_row, exact=False)
-                    for each in alike[: MOST_TWINS - len(twins)]
-                ]
-    return Similar(int(found.sum()), len(rows), method, tuple(twins))
+        for row, row_keys, signature in zip(part[0].tolist(), part[1].tolist(), part[2], strict=True):
+            if places := {place for key in row_keys for place in groups.get(key, ())}:
+                yield split, row, signature, np.array(sorted(places), np.int64)
 
 
 def _chosen(split: Split) -> Iterator[Rows]:
     """Rows spread over a split, in chunks."""
-    rows = split.rows[:: -(-len(split.rows) // MOST)]
+    rows = np.sort(split.rows[:: -(-len(split.rows) // MOST)])
     for start in range(0, len(rows), CHUNK):
-        yield np.sort(rows[start : start + CHUNK])
+        yield rows[start : start + CHUNK]
 
 
 def _sign_images(split: Split, name: str, transform: Transform) -> Iterator[Signed]:

@@ -1,4 +1,5 @@
 import io
+import struct
 import zipfile
 
 import numpy as np
@@ -80,6 +81,30 @@ def test_grey_images_have_one_channel_and_none_need_a_class(image_zip, pictures)
         open_dataset([image_zip(entries)], DatasetSpec(task="none"), wanted)
 
 
+@pytest.mark.parametrize(("kind", "options"), [("WEBP", {"lossless": True}), ("BMP", {}), ("PNG", {})])
+def test_kinds_without_loss_are_read_as_they_were_stored(image_zip, parquet_file, pictures, kind, options):
+    stored = [io.BytesIO() for _ in pictures]
+    for pixels, buffer in zip(pictures, stored, strict=True):
+        Image.fromarray(pixels).save(buffer, kind, **options)
+    suffix = kind if kind == "BMP" else kind.lower()
+    entries = [(f"test/a/{place:02}.{suffix}", each.getvalue()) for place, each in enumerate(stored)]
+    table = parquet_file("test.parquet", {"image": [{"bytes": content, "path": name} for name, content in entries]})
+    for file in (image_zip(entries), table):
+        batch = next(open_dataset([file], DatasetSpec(task="none")).batches("evaluation", 24))
+        np.testing.assert_array_equal(batch.inputs["x"].numpy().transpose(0, 2, 3, 1), pictures)
+
+
+def test_grey_bmp_and_the_first_picture_of_an_animation(image_zip, pictures):
+    grey = [(f"{place}.bmp", encode(pixels[:, :, 0].copy(), "BMP")) for place, pixels in enumerate(pictures)]
+    assert describe_dataset([image_zip(grey)], DatasetSpec(task="none")).inputs[0].shape == ("batch", 1, 10, 12)
+    moving = io.BytesIO()
+    first, *others = map(Image.fromarray, pictures[:3])
+    first.save(moving, "WEBP", save_all=True, append_images=others, lossless=True)
+    file = image_zip([("test/a/0.webp", moving.getvalue())])
+    found = next(open_dataset([file], SPEC).batches("evaluation", 1)).inputs["x"][0].numpy()
+    np.testing.assert_array_equal(found.transpose(1, 2, 0), pictures[0])
+
+
 def test_a_preprocessor_beside_the_images_is_followed(image_zip, text_file, pictures):
     settings = text_file(
         "preprocessor_config.json",
@@ -99,10 +124,12 @@ def test_broken_images_are_named(image_zip, pictures, rng):
     good = encode(pictures[0])
     deep = rng.integers(0, 60_000, (10, 12)).astype(np.uint16)
     for content, reason in (
-        (b"no image", "is no PNG or JPEG"),
+        (b"no image", "is no PNG, JPEG, WebP or BMP image"),
         (good[:200], "is damaged or cut short"),
         (encode(deep), "has more than 8 bits"),
-        (encode(pictures[0][:, :, 0].copy(), "BMP"), "is no PNG or JPEG"),
+        (encode(pictures[0], "TIFF"), "is no PNG, JPEG, WebP or BMP image"),
+        (encode(pictures[0], "WEBP")[:100], "is no PNG, JPEG, WebP or BMP image"),
+        (encode(pictures[0], "BMP")[:100], "is damaged or cut short"),
     ):
         entries = [("a/0.png", good), ("a/1.png", content), ("b/2.png", good)]
         assert f"(`a/1.png`) {reason}" in fails([image_zip(entries)])
@@ -119,6 +146,15 @@ def test_bombs_and_damage_are_refused(image_zip, pictures, tmp_path):
     huge = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(huge, "PNG")
     assert "are allowed" in fails([image_zip([("a/0.png", encode(pictures[0])), ("a/1.png", huge.getvalue())])])
+    # A canvas of 268 million pixels that a file of 300 bytes declares, and a bitmap of as many.
+    webp = encode(pictures[0], "WEBP")[12:]
+    canvas = b"VP8X" + struct.pack("<II", 10, 2) + (16_382).to_bytes(3, "little") * 2
+    frame = struct.pack("<II", 0, 0)[:6] + (11).to_bytes(3, "little") + (9).to_bytes(3, "little") + bytes(4) + webp
+    body = b"WEBP" + canvas + b"ANIM" + struct.pack("<IIH", 6, 0, 0) + b"ANMF" + struct.pack("<I", len(frame)) + frame
+    bitmap = bytearray(encode(pictures[0], "BMP"))
+    bitmap[18:26] = struct.pack("<ii", 16_383, 16_383)
+    for bomb in (b"RIFF" + struct.pack("<I", len(body)) + body, bytes(bitmap)):
+        assert "are allowed" in fails([image_zip([("a/0.png", encode(pictures[0])), ("a/1.webp", bomb)])])
     whole = image_zip(folder(pictures))
     content = whole.path.read_bytes()
     for cut in (len(content) // 2, len(content) - 30):

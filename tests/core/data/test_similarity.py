@@ -1,3 +1,6 @@
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +11,8 @@ from core.data.inspection import describe_dataset
 from core.data.similarity import PIECE_CHARACTERS, count_near_duplicates
 from core.description import DatasetSpec, InputMapping
 from tests.core.data.conftest import encode
+
+DEMO = Path(__file__).parents[3] / "demo" / "mnist.npz"
 
 
 def smooth(rng, count, side=32):
@@ -29,6 +34,21 @@ def test_images_that_were_stored_again_are_found(image_zip, rng):
     assert 3 <= found.found <= 5
     warnings = describe_dataset([file], DatasetSpec(task="classification")).warnings
     assert any("nearly the same" in warning and "difference hash" in warning for warning in warnings)
+
+
+def test_strokes_that_are_alike_anyway_are_no_twins_but_stored_again_they_are(tmp_path):
+    with np.load(DEMO) as demo:
+        train, test = demo["x_train"], demo["x_test"]
+    again = [np.asarray(Image.open(io.BytesIO(encode(digit, "JPEG")))) for digit in test[:60]]
+    counts = []
+    for name, samples in (("as shipped", train), ("with copies", np.concatenate([train, again]))):
+        np.savez(tmp_path / f"{name}.npz", x_train=samples, x_test=test)
+        spec = DatasetSpec(task="none", inputs={"x": InputMapping(layout="NHW")})
+        counts.append(count_near_duplicates(open_dataset([tmp_path / f"{name}.npz"], spec)))
+    assert counts[0].found <= 2
+    assert {twin.row for twin in counts[1].twins} <= {*range(60), *(twin.row for twin in counts[0].twins)}
+    # JPEG leaves no two rows of cells of about a third of the digits as they were.
+    assert counts[1].found >= counts[0].found + 25
 
 
 def test_noise_and_rows_of_numbers_have_no_twins(tmp_path, rng):
