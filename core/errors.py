@@ -95,6 +95,12 @@ _CODES = (
         "onnxruntime's quantizer cannot take this file",
         "Try the mode `dynamic`, or name the layers in `keep_float`.",
     ),
+    ErrorCode(
+        "training_diverged",
+        Kind.INVALID,
+        "The loss became infinite or NaN",
+        "Give a smaller `lr`, or a `clip` where there is none.",
+    ),
     ErrorCode("export_disagrees", Kind.INTERNAL, "The written file computes something else", "Report it with the job."),
     ErrorCode("runtime_failed", Kind.INTERNAL, "onnxruntime cannot run the file", "Report it with the detail."),
     ErrorCode(

@@ -182,6 +182,34 @@ _CODES = (
         "Zero weights take as much room as others",
         "The file stores the weights densely, so zeros save bytes only after packing.",
     ),
+    # Distillation
+    FindingCode(
+        "teacher_helped",
+        "info",
+        "The student became better with its teacher than alone",
+        "Both students began with the same weights and were trained equally, and were compared on the same samples.",
+    ),
+    FindingCode(
+        "teacher_did_not_help",
+        "advice",
+        "The student did not become better with its teacher",
+        "Trained equally without the teacher it is as good, or better. Plain distillation is known to hurt "
+        "students that are trained well: try the loss `dist`, another teacher, or `finetune`.",
+    ),
+    FindingCode(
+        "nothing_to_learn",
+        "advice",
+        "No block differs from its original",
+        "`distill.blocks` mends what earlier steps have changed; put it after them.",
+    ),
+    # Training
+    FindingCode(
+        "training_did_not_help",
+        "advice",
+        "The weights from before training were kept",
+        "None of the trained weights were better on the validation split. Where validation was drawn from samples that "
+        "the network was once trained on, it remembers them: give a validation split that it has never seen.",
+    ),
     # Model
     FindingCode(
         "batch_fixed",

@@ -84,8 +84,17 @@ class Context:
         """Add a line to the job's log."""
         self.emit(LogMessage(level=level, step=self.step, text=text[:LOG_LIMIT]))
 
-    def metric(self, name: str, value: float, *, unit: str = "", split: str | None = None, layer: str = "") -> None:
-        """Add a number to the job's metrics; `layer` names the layer it is about."""
+    def metric(
+        self,
+        name: str,
+        value: float,
+        *,
+        unit: str = "",
+        split: str | None = None,
+        layer: str = "",
+        at: float | None = None,
+    ) -> None:
+        """Add a number to the job's metrics; `layer` names the layer it is about, `at` its place in a series."""
         self.emit(
             MetricMessage(
                 name=name,
@@ -93,6 +102,7 @@ class Context:
                 unit=unit,
                 split=split,
                 step=self.step,
+                at=at,
                 conditions={"layer": layer} if layer else {},
             )
         )

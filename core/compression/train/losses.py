@@ -74,7 +74,7 @@ class TaskObjective(Objective):
         """Mean over the samples; without smoothing where samples are judged, not trained on."""
         if batch.labels is None:
             raise ModelpressError("missing_data", f"The {batch.split} split has no labels to learn from.")
-        smoothing = self._smoothing if batch.split == "train" else 0.0
+        smoothing = 0.0 if batch.split == "validation" else self._smoothing
         return self._loss(answers.outputs[0], batch.labels, smoothing).mean()
 
 

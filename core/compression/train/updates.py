@@ -1,6 +1,8 @@
 """One update of the weights: gradients over the parts of a batch, clipping, learning rate, optimiser, running mean."""
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import final
 
@@ -71,6 +73,21 @@ class Learner:
             decay = min(self.settings.ema, (1 + number) / (_EMA_WARM_UP + number))
             torch._foreach_lerp_(self.mean, [parameter.detach() for parameter in self.parameters], 1 - decay)
         return loss
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within, the weights are their running mean, where there is one."""
+        if not self.mean:
+            yield
+            return
+        own = [parameter.detach().clone() for parameter in self.parameters]
+        _copy(self.mean, self.parameters)
+        yield
+        _copy(own, self.parameters)
+
+
+def _copy(values: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
+    torch._foreach_copy_([parameter.detach() for parameter in parameters], list(values))
 
 
 def _optimiser(parameters: list[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
