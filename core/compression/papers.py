@@ -1,9 +1,7 @@
 """The papers that come with a result: report, recipe, plan, log, and a README for whoever gets the file."""
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +13,9 @@ from core.compression.method import Report
 from core.description import ModelDescription, TensorDescription
 from core.messages import RunJob, StagedFile
 from core.verdict import Reproduce, Verdict
+from core.versions import versions
 
-_PACKAGES = ("modelpress", "torch", "onnx", "onnxscript", "onnxruntime", "numpy", "safetensors")
 PLAN = "plan.json"
-
-
-def versions() -> dict[str, str]:
-    """Of all that decides the bytes of a file."""
-    found = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    return {**found, "python": platform.python_version()}
 
 
 def reproduce_of(request: RunJob, artifact: Path) -> Reproduce:

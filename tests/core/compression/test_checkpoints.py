@@ -1,0 +1,179 @@
+"""A job that goes on from a checkpoint ends with the bytes of one that was never interrupted."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from core.compression.checkpoints import CheckpointWriter, FileCheckpoint
+from core.compression.pace import Pace
+from core.compression.pipeline import run
+from core.errors import ModelpressError
+from core.messages import (
+    CheckpointMessage,
+    LogMessage,
+    Message,
+    ProgressMessage,
+    Resume,
+    RunJob,
+    StagedFile,
+    StepMessage,
+)
+
+DEMO = Path(__file__).parents[3] / "demo"
+DATASET = {
+    "task": "classification",
+    "inputs": {"x": {"layout": "NHW", "scale": 1 / 255, "mean": [0.5], "std": [0.5]}},
+    "splits": {"train": {"x": "x_train", "y": "y_train"}, "evaluation": {"x": "x_test", "y": "y_test"}},
+}
+SAME = ("model.onnx", "model.pt2", "model.safetensors", "plan.json", "recipe.json")
+
+
+def staged(path: Path) -> StagedFile:
+    content = path.read_bytes()
+    return StagedFile(
+        path=str(path), filename=path.name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)
+    )
+
+
+def ask(work: Path, **changes: Any) -> RunJob:
+    work.mkdir()
+    step = {"method": "quantize.linear", "calibration": {"samples": 64}}
+    asked = {
+        "job": "job_one",
+        "recipe": {"steps": [step]},
+        "target": {"batch_sizes": [1]},
+        "constraints": {},
+        "seed": 0,
+        "model": [staged(DEMO / "lenet5.onnx")],
+        "dataset": [staged(DEMO / "mnist.npz")],
+        "dataset_spec": DATASET,
+        "lock_path": str(work / "lock"),
+    }
+    return RunJob.model_validate(asked | changes)
+
+
+def carry_out(work: Path, **changes: Any) -> list[Message]:
+    told: list[Message] = []
+    run(ask(work, **changes), told.append, work)
+    return told
+
+
+def files_of(work: Path, message: CheckpointMessage) -> tuple[StagedFile, ...]:
+    return tuple(staged(work / "out" / file.path) for file in message.files)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Message]]:
+    work = tmp_path_factory.mktemp("straight") / "work"
+    return work, carry_out(work)
+
+
+def checkpoint_of(straight: tuple[Path, list[Message]], job: str = "job_one") -> Resume:
+    work, told = straight
+    (message,) = (message for message in told if isinstance(message, CheckpointMessage))
+    assert (message.step, message.finished) == (0, True)
+    return Resume(job=job, steps=1, finished=files_of(work, message))
+
+
+@pytest.mark.parametrize("job", ["job_one", pytest.param("job_other", marks=pytest.mark.slow)])
+def test_the_same_bytes_come_after_a_checkpoint(straight: tuple[Path, list[Message]], job: str, tmp_path: Path) -> None:
+    told = carry_out(tmp_path / "work", resume=checkpoint_of(straight, job))
+    for name in SAME:
+        assert (tmp_path / "work/out" / name).read_bytes() == (straight[0] / "out" / name).read_bytes(), name
+    steps = {message.name: message for message in told if isinstance(message, StepMessage)}
+    before = {message.name: message for message in straight[1] if isinstance(message, StepMessage)}
+    assert list(steps) == ["prepare", "quantize.linear", "export", "measure"]
+    taken = steps["quantize.linear"]
+    assert (taken.seconds, taken.quality) == (before["quantize.linear"].seconds, before["quantize.linear"].quality)
+    assert taken.message == ("" if job == "job_one" else "Taken from job_other")
+    assert not any(isinstance(message, CheckpointMessage) for message in told)
+    kept = [line for line in (straight[0] / "out/log.txt").read_text().splitlines() if "quantize.linear" in line]
+    assert set(kept) <= set((tmp_path / "work/out/log.txt").read_text().splitlines())
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_read_means_starting_over(
+    straight: tuple[Path, list[Message]], tmp_path: Path
+) -> None:
+    good = checkpoint_of(straight)
+    broken = []
+    for file in good.finished:
+        path = tmp_path / file.filename
+        path.write_bytes(Path(file.path).read_bytes()[:-40])
+        broken.append(staged(path))
+    told = carry_out(tmp_path / "work", resume=Resume(job="job_one", steps=1, finished=tuple(broken)))
+    assert any("Starting over" in message.text for message in told if isinstance(message, LogMessage))
+    assert (tmp_path / "work/out/model.onnx").read_bytes() == (straight[0] / "out/model.onnx").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_plan_is_followed_to_the_same_bytes(straight: tuple[Path, list[Message]], tmp_path: Path) -> None:
+    carry_out(tmp_path / "work", plan=staged(straight[0] / "out/plan.json"))
+    for name in SAME:
+        assert (tmp_path / "work/out" / name).read_bytes() == (straight[0] / "out" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"versions": {}, "steps": [{"method": "prune.heads"}]}'])
+def test_a_plan_of_something_else_is_refused(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(content)
+    with pytest.raises(ModelpressError) as caught:
+        carry_out(tmp_path / "work", plan=staged(path))
+    assert (caught.value.code, caught.value.pointer) == ("invalid_request", "/plan")
+
+
+class TestInsideAStep:
+    def make(self, out: Path, seconds: float = 0) -> tuple[CheckpointWriter, list[Message]]:
+        told: list[Message] = []
+        return CheckpointWriter(out, told.append, seconds), told
+
+    def test_what_was_kept_last_is_given_back(self, tmp_path: Path) -> None:
+        writer, told = self.make(tmp_path)
+        checkpoint = FileCheckpoint(writer, 2, None)
+        assert checkpoint.restore() is None
+        tied = torch.arange(6.0).reshape(2, 3)
+        checkpoint.keep({"a": tied.t(), "b": tied}, {"rate": 0.1, "seen": [1, 2]})
+        (message,) = told
+        assert isinstance(message, CheckpointMessage)
+        assert (message.step, message.finished) == (2, False)
+        names = {file.filename: tmp_path / file.path for file in message.files}
+        assert json.loads(names["state.json"].read_text()) == {"rate": 0.1, "seen": [1, 2]}
+        assert set(names) == {"state.json", "state.safetensors"}
+
+    def test_the_next_waits_for_its_time_and_for_the_last_to_be_taken(self, tmp_path: Path) -> None:
+        writer, told = self.make(tmp_path)
+        checkpoint = FileCheckpoint(writer, 0, None)
+        assert checkpoint.due()
+        checkpoint.keep({"a": torch.zeros(1)}, {})
+        assert not checkpoint.due()
+        (message,) = told
+        assert isinstance(message, CheckpointMessage)
+        for file in message.files:
+            (tmp_path / file.path).unlink()
+        assert checkpoint.due()
+        assert not FileCheckpoint(self.make(tmp_path, seconds=1000)[0], 0, None).due()
+
+
+def test_pace_tells_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("core.compression.pace.time.monotonic", lambda: now[0])
+    pace = Pace()
+
+    def at(seconds: float, fraction: float) -> ProgressMessage:
+        now[0] = seconds
+        return pace.tell(ProgressMessage(method="x", fraction=fraction))
+
+    pace.begin((0.0, 0.2))
+    assert at(0.5, 0.1).eta_seconds is None
+    now[0] = 4.0
+    pace.end()
+    pace.begin((0.2, 0.6))
+    said = at(10.0, 0.3)
+    assert said.step_fraction == pytest.approx(0.25)
+    # A quarter took 6 seconds, and the rest of the job goes at 20 seconds for the whole of it.
+    assert said.step_eta_seconds == pytest.approx(18)
+    assert said.eta_seconds == pytest.approx(18 + 0.4 * 20)
