@@ -20,12 +20,11 @@ from core.network.export_compact import compact_onnx
 from core.network.export_graph import EXAMPLE_BATCH, Flavour, example_inputs, expand
 from core.network.network import Network
 from core.network.silence import silence
+from core.specs.file_sizes import MAX_WEIGHT_BYTES, refuse_result
 
 OPSET = 20
 # The name inside the archive comes from the file's stem, so bytes are the same only under one stem.
 PT2_NAME = "model.pt2"
-# A protobuf cannot be larger; some room is left for the graph.
-MAX_WEIGHT_BYTES = 2 * 1024**3 - 16 * 1024**2
 # What torch.export leaves on nodes that tells where and how the code lay on this machine.
 _TRACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "from_node", "torch_fn", "custom")
 
@@ -108,11 +107,7 @@ def _check_size(program: ExportedProgram) -> None:
     ]
     size = sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
     if size > MAX_WEIGHT_BYTES:
-        raise ModelpressError(
-            "graph_too_large",
-            f"The weights of the result have {size:,} bytes; an ONNX file holds at most {MAX_WEIGHT_BYTES:,}.",
-            hint="Quantize more of the layers: those that stay float take four bytes a weight.",
-        )
+        raise refuse_result(size)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from core.description import DatasetDescription, ModelDescription, TensorDescrip
 from core.errors import ModelpressError
 from core.resources.job import DryRun, JobCreate, Objection, PlannedStep, Range
 from core.services import datasets, estimates, models
+from core.services.file_sizes import object_to_sizes
 from core.services.tenancy import Lock, get_owned
 from core.specs.recipe import Step
 from core.states import InspectionState
@@ -117,6 +118,8 @@ def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]
     for position, step in enumerate(asked.recipe.steps):
         yield from _object_to_step(f"/recipe/steps/{position}", step, described, ingredients)
         described = step.leaves(described, others)
+    chosen = frozenset(layer for step in plan_steps(asked, ingredients) for layer in step.layers)
+    yield from object_to_sizes(asked, model, chosen)
     if data is not None:
         yield from _object_to_inputs(model, data)
     yield from _object_to_constraints(asked, data)

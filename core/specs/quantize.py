@@ -94,6 +94,8 @@ ONNX_KINDS = {
     "static": frozenset({"conv1d", "conv2d", "conv3d", "linear"}),
     "dynamic": frozenset({"conv1d", "conv2d", "conv3d", "linear", "lstm"}),
 }
+LARGEST_FILE = (1 << 31) - 1
+TOO_LARGE = "onnxruntime's quantizer takes files of up to 2 GiB with all weights."
 INTEGER_OPERATORS = frozenset(
     {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger"}
     | {"MatMulInteger", "DynamicQuantizeLSTM", "QGemm", "QAttention"}
@@ -159,6 +161,12 @@ class OnnxQuantization(Spec):
         done = sorted(INTEGER_OPERATORS & set(description.operators))
         if done:
             return Capability(ok=False, why=f"The model is quantized already: it has {', '.join(done)}.")
+        size = description.bytes_stripped
+        if description.mode == "network" and description.format != "onnx":
+            # It is written as ONNX first, in fp32.
+            size = max(size, 4 * description.parameters)
+        if size > LARGEST_FILE:
+            return Capability(ok=False, why=f"{TOO_LARGE} This one has {size:,} bytes.")
         unknown = sorted(set(self.keep_float) - {layer.name for layer in description.layers})
         if unknown:
             return Capability(ok=False, why=f"keep_float names no layer of this model: {', '.join(unknown)}.")

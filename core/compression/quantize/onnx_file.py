@@ -30,7 +30,7 @@ from core.measure.profile import find_layer
 from core.measure.runtime import RUNTIME_ERRORS, fixed_batch, open_session
 from core.network.silence import silence
 from core.network.strip import own_metadata, strip_onnx
-from core.specs.quantize import INTEGER_OPERATORS, OnnxQuantization
+from core.specs.quantize import INTEGER_OPERATORS, LARGEST_FILE, TOO_LARGE, OnnxQuantization
 from core.verdict import Finding
 
 TYPES = {
@@ -46,7 +46,6 @@ METHODS = {
 # A calibrator holds the tensors of one batch; their planned peak stays below so many bytes where one sample's does.
 BATCH_BYTES = 1 << 26
 MOST_IN_BATCH = 32
-LARGEST_FILE = (1 << 31) - 1
 # The quantizer and what it calls have no common base class for what they raise.
 FAILURES = (
     ValueError,
@@ -130,7 +129,7 @@ def _load(path: Path) -> onnx.ModelProto:
     """The model with a name for every node, the one that the description gives it; raises `graph_too_large`."""
     model = onnx.load(path)
     if model.ByteSize() > LARGEST_FILE:
-        raise ModelpressError("graph_too_large", "onnxruntime's quantizer takes files of up to 2 GiB with all weights.")
+        raise ModelpressError("graph_too_large", TOO_LARGE)
     for node in model.graph.node:
         node.name = node.name or next((name for name in node.output if name), "")
     return model

@@ -228,5 +228,29 @@ def test_steps_in_an_order_that_cannot_be_block(tenant: str) -> None:
         assert objections(tenant, model, dataset, recipe=steps) == [("method_not_applicable", "/recipe/steps/1")]
 
 
+def test_files_that_could_not_be_written_block(tenant: str) -> None:
+    large = described_model().layers[1].model_copy(update={"parameters": 3_000_000_000})
+    numbers = {"layers": (large,), "parameters": 3_000_000_000, "bytes_stripped": 12_000_000_000}
+    dataset = make_dataset(tenant)
+    model = make_model(tenant, described_model(**numbers))
+    assert objections(tenant, model, dataset) == [("graph_too_large", "/recipe")]
+    with transaction() as session:
+        (blocking, *_) = jobs.plan(session, tenant, ask(model, dataset)).objections
+    assert "2,130,706,432" in blocking.text
+    assert "Quantize more" in blocking.text
+    for_files = recipe_of("quantize.onnx")
+    assert ("method_not_applicable", "/recipe/steps/0") in objections(tenant, model, dataset, recipe=for_files)
+    # As integers it fits, but the original would have to become ONNX in floats.
+    numbers = {"layers": (large.model_copy(update={"parameters": 10**9}),), "parameters": 10**9}
+    assert objections(tenant, make_model(tenant, described_model(**numbers)), dataset) == []
+    program = make_model(tenant, described_model(**numbers, format="pt2"))
+    assert objections(tenant, program, dataset) == [("graph_too_large", "/model")]
+    kept = recipe_of("quantize.linear", keep_float=["fc1"])
+    wide = make_model(
+        tenant, described_model(**{**numbers, "layers": (described_model().layers[0], *numbers["layers"])})
+    )
+    assert objections(tenant, wide, dataset, recipe=kept) == [("graph_too_large", "/recipe")]
+
+
 def recipe_of(method: str, **settings: object) -> dict[str, object]:
     return {"steps": [{"method": method, **settings}]}
