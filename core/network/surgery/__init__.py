@@ -1,6 +1,24 @@
 """Surgery: which channels, heads and blocks can be removed, what that saves, and removing them from a copy."""
 
+from core.network.surgery.blocks import Block, find_blocks
 from core.network.surgery.channels import Channels, Group, Member, Protected, resize
-from core.network.surgery.thinning import magnitude, round_width, thin
+from core.network.surgery.depth import choose_blocks, drop_blocks
+from core.network.surgery.thinning import choose_widths, magnitude, round_width, thin
+from core.network.surgery.widths import Costs
 
-__all__ = ["Channels", "Group", "Member", "Protected", "magnitude", "resize", "round_width", "thin"]
+__all__ = [
+    "Block",
+    "Channels",
+    "Costs",
+    "Group",
+    "Member",
+    "Protected",
+    "choose_blocks",
+    "choose_widths",
+    "drop_blocks",
+    "find_blocks",
+    "magnitude",
+    "resize",
+    "round_width",
+    "thin",
+]

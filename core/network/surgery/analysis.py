@@ -43,7 +43,7 @@ def analyse(network: Network, *probes: Tensor) -> Analysis:
 
     Nothing is computed: only shapes are traced. Raises `unsupported_graph` where the network takes no such inputs.
     """
-    values = _trace(network, probes)
+    values = trace_network(network, *probes)
     uncut = {
         id(find(network.graph, path)): reason
         for path, encoding in network.encodings.items()
@@ -64,7 +64,8 @@ def _samples(network: Network, values: Mapping[fx.Node, object]) -> int:
     return int(given[0].shape[0]) if given and given[0].dim() else 1
 
 
-def _trace(network: Network, probes: tuple[Tensor, ...]) -> Mapping[fx.Node, object]:
+def trace_network(network: Network, *probes: Tensor) -> Mapping[fx.Node, object]:
+    """The values of all nodes as tensors without numbers; `probes` are inputs, made where none are given."""
     if probes:
         return trace_shapes(network.graph, probes)
     *others, last = FREE_SIZES

@@ -7,7 +7,9 @@ from torch import Tensor, nn
 
 from core.errors import ModelpressError
 from core.network.network import Network
+from core.network.surgery.blocks import find_blocks
 from core.network.surgery.channels import Channels, Group
+from core.network.surgery.depth import choose_blocks, drop_blocks
 from core.network.surgery.dimensions import Axis, leaves, multiplied
 
 Criterion = Callable[[Group], Tensor]
@@ -17,24 +19,38 @@ _STEPS = ((32, 8), (16, 4))
 _SMALLEST = 2
 
 
-def thin(network: Network, width: float = 0.5, *, criterion: Criterion | None = None) -> Network:
+def thin(network: Network, width: float = 0.5, depth: float = 1.0, *, criterion: Criterion | None = None) -> Network:
     """A copy with `width` (above 0, up to 1) of the channels, heads and hidden units of every layer; outputs stay.
 
-    The indices that stay are those with the highest scores of `criterion` (one number an index of a group; left out,
-    `magnitude`). Widths are rounded, to multiples of 8 where they are large, and are at least 2. Where two groups lie
-    in one dimension, as heads and head size, one of them is cut. Raises `invalid_request`, and `method_not_applicable`
-    where nothing can be cut.
+    With `depth` (above 0, up to 1) of the residual blocks or transformer layers, which go first. The indices that stay
+    are those with the highest scores of `criterion` (one number an index of a group; left out, `magnitude`). Widths are
+    rounded, to multiples of 8 where they are large, and are at least 2. Where two groups lie in one dimension, as heads
+    and head size, one of them is cut. Raises `invalid_request`, and `method_not_applicable` where nothing can be cut.
     """
-    if not 0 < width <= 1:
-        raise ModelpressError("invalid_request", "A width must be above 0 and at most 1.", pointer="/width")
-    if width == 1:
-        return network
+    for name, share in (("width", width), ("depth", depth)):
+        if not 0 < share <= 1:
+            raise ModelpressError("invalid_request", f"A {name} must be above 0 and at most 1.", pointer=f"/{name}")
+    shallow = network if depth == 1 else _make_shallow(network, depth)
+    return shallow if width == 1 else _make_narrow(shallow, width, criterion or magnitude)
+
+
+def _make_shallow(network: Network, depth: float) -> Network:
+    blocks = find_blocks(network)
+    if not blocks:
+        raise ModelpressError(
+            "method_not_applicable",
+            "This network has no residual blocks or transformer layers that can be left out.",
+            hint="Leave `depth` at 1.",
+        )
+    return drop_blocks(network, choose_blocks(blocks, depth))
+
+
+def _make_narrow(network: Network, width: float, criterion: Criterion) -> Network:
     channels = Channels(network)
     widths = choose_widths(channels, width)
     if not widths:
         raise ModelpressError("method_not_applicable", "This network has no channels that can be cut.")
-    score = criterion or magnitude
-    return channels.resize({group: _best(score(group), kept) for group, kept in widths.items()})
+    return channels.resize({group: _best(criterion(group), kept) for group, kept in widths.items()})
 
 
 def magnitude(group: Group) -> Tensor:
