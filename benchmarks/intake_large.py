@@ -2,16 +2,19 @@
 
     python -m benchmarks.intake_large --part data --bytes 3000000000 --memory 1000000000
     python -m benchmarks.intake_large --part onnx --bytes 4000000000 [--job-memory 16000000000]
+    python -m benchmarks.intake_large --part texts --rows 1000000
 
 `data`: MNIST samples as fp32 with noise, repeated to `--bytes`, as .npz and as .safetensors; inspected, then used by an
 int8 job of the demo's LeNet-5 under the same limit. `onnx`: a table, linear layers and random weights of `--bytes`
 altogether, as an .onnx file with two files of data; inspected under the default limit of an inspection, and with
-`--job-memory` quantized to int8 without data under that limit. Memory is what a process holds without pages
-of mapped files, which the kernel takes back, sampled every 20 ms; of runner and supervisor that of all their
-processes.
+`--job-memory` quantized to int8 without data under that limit. `texts`: rows of 20 random words with the name of one
+of four classes, as CSV, JSON lines and parquet, inspected under the default limit. Memory is what a process holds
+without pages of mapped files, which the kernel takes back, sampled every 20 ms; of runner and supervisor that of all
+their processes.
 """
 
 import argparse
+import itertools
 import json
 import os
 import struct
@@ -27,7 +30,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import psutil
+import pyarrow
 from numpy.typing import NDArray
+from pyarrow import parquet
 
 from core.description import DatasetSpec, InputMapping, SplitArrays
 from core.resources.job import JobCreate
@@ -53,8 +58,9 @@ Arrays = dict[str, tuple[str, tuple[int, ...], Callable[[], Iterator[bytes]]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Uploads larger than the memory of a runner.")
-    parser.add_argument("--part", choices=["data", "onnx"], default="data")
+    parser.add_argument("--part", choices=["data", "onnx", "texts"], default="data")
     parser.add_argument("--bytes", type=int, default=3_000_000_000)
+    parser.add_argument("--rows", type=int, default=1_000_000, help="of `texts`")
     parser.add_argument("--memory", type=int, help="limit of an inspection; `data`: 1 GB, `onnx`: the default")
     parser.add_argument("--job-memory", type=int, help="limit of the job of `onnx`; without it there is none")
     asked = parser.parse_args()
@@ -70,6 +76,8 @@ def main() -> None:
             with Client(stack.url, key) as client:
                 if asked.part == "data":
                     measure_data(client, Path(name), asked.bytes, asked.memory)
+                elif asked.part == "texts":
+                    measure_texts(client, Path(name), asked.rows)
                 else:
                     measure_onnx(client, Path(name), asked.bytes, asked.job_memory)
 
@@ -102,6 +110,45 @@ def measure_data(client: Client, folder: Path, size: int, memory: int) -> None:
                 pass
         job = client.job(identifier)
         print("  ", job.state.value, job.error or (job.verdict.sentence if job.verdict else ""))
+
+
+def measure_texts(client: Client, folder: Path, rows: int) -> None:
+    """Upload and inspection of each format of tables."""
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        path = folder / f"texts{suffix}"
+        write_texts(path, rows)
+        told = f"{path.name} {rows:,} rows, {path.stat().st_size / 1e6:.0f} MB"
+        with peaks(f"{told}: upload"):
+            upload = client.upload(path)
+        path.unlink()
+        with peaks(f"{told}: inspection"):
+            asked = DatasetCreate(task="classification", uploads=(upload.id,))
+            dataset = client.inspected(client.create_dataset(asked))
+        assert dataset.error is None, dataset.error
+        print("  ", {name: split.samples for name, split in dataset.splits.items()}, *dataset.warnings)
+
+
+def write_texts(path: Path, rows: int) -> None:
+    """A table with the columns `text` and `label`."""
+    rng = np.random.default_rng(0)
+    words = np.array([f"word{number}" for number in range(5000)])
+    made = (
+        {"text": " ".join(words[chosen]), "label": "abcd"[label]}
+        for _ in range(0, rows, BLOCK_ROWS)
+        for chosen, label in zip(
+            rng.integers(0, len(words), (BLOCK_ROWS, 20)), rng.integers(0, 4, BLOCK_ROWS), strict=True
+        )
+    )
+    table = itertools.islice(made, rows)
+    if path.suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(list(table)), path)
+        return
+    with path.open("w", encoding="utf-8") as file:
+        if path.suffix == ".csv":
+            file.write("text,label\n")
+            file.writelines(f"{row['text']},{row['label']}\n" for row in table)
+        else:
+            file.writelines(json.dumps(row) + "\n" for row in table)
 
 
 def measure_onnx(client: Client, folder: Path, size: int, memory: int | None) -> None:
