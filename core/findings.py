@@ -177,6 +177,13 @@ _CODES = (
         "They were asked to stay, have no integer kernel, or lose more quality than the limit allows.",
     ),
     FindingCode(
+        "weights_inside_float",
+        "advice",
+        "Weights inside of branches and loops were not compressed",
+        "onnxruntime's quantizer makes integers of the main graph, and in dynamic mode of branches that hold their own "
+        "weights; what they read from an outer graph, and operators without an integer form, stay as they are.",
+    ),
+    FindingCode(
         "zeros_stored_dense",
         "advice",
         "Zero weights take as much room as others",

@@ -32,6 +32,12 @@ def list_file_layers(described: ModelDescription, path: Path, reports: tuple[Rep
     )
 
 
+def list_changed_layers(described: ModelDescription, before: Path, after: Path) -> tuple[str, ...]:
+    """The described layers whose weight a step has stored in another type."""
+    rows = zip(list_file_layers(described, before, ()), list_file_layers(described, after, ()), strict=True)
+    return tuple(one.name for one, other in rows if one.encoding != other.encoding)
+
+
 def _constants_by_layer(graph: OnnxGraph, layers: tuple[str, ...]) -> dict[str, list[onnx.TensorProto]]:
     makers = {name: node for node in graph.nodes for name in node.output}
     found: dict[str, list[onnx.TensorProto]] = {layer: [] for layer in layers}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from core.compression.checks import check_file, check_step
 from core.compression.context import Context
-from core.compression.file_layers import list_file_layers
+from core.compression.file_layers import list_changed_layers, list_file_layers
 from core.compression.layers import list_layers
 from core.compression.method import Report
 from core.compression.other_models import OtherModels
@@ -143,6 +143,8 @@ class FileMaterial(Material):
         result = self.scratch / f"step_{context.index}.onnx"
         report = file_method_of(spec).apply(self.path, result, spec, context)
         check_file(self.path, result, self.dataset, self.description)
+        # What a quantizer of others did is seen in the file.
+        report = replace(report, layers=list_changed_layers(self.description, self.path, result))
         return replace(self, path=result), report
 
     def tell_quality(self, context: Context) -> float | None:

@@ -94,6 +94,7 @@ ONNX_KINDS = {
     "static": frozenset({"conv1d", "conv2d", "conv3d", "linear"}),
     "dynamic": frozenset({"conv1d", "conv2d", "conv3d", "linear", "lstm"}),
 }
+CONTROL_FLOW = frozenset({"If", "Loop", "Scan"})
 LARGEST_FILE = (1 << 31) - 1
 TOO_LARGE = "onnxruntime's quantizer takes files of up to 2 GiB with all weights."
 INTEGER_OPERATORS = frozenset(
@@ -120,8 +121,9 @@ class OnnxQuantization(Spec):
     The file is shape-inferred and simplified by onnxruntime first. Static mode writes QuantizeLinear and
     DequantizeLinear around the operators and calibrates batch after batch, so that memory is bounded by one batch.
     Dynamic mode stores the weights as integers and finds the ranges of activations in every run, so it needs no data.
-    Nodes inside of branches and loops stay float. Files above 2 GiB are refused. The result may hold operators of
-    onnxruntime's own domain.
+    Nodes inside of branches and loops stay float in static mode; dynamic mode takes those that hold their own weights.
+    What stays float there is a finding. Files above 2 GiB are refused. The result may hold operators of onnxruntime's
+    own domain.
     """
 
     title: ClassVar[str] = "Quantization by onnxruntime"
@@ -174,9 +176,11 @@ class OnnxQuantization(Spec):
         chosen = tuple(
             layer.name for layer in description.layers if layer.kind in kinds and layer.name not in self.keep_float
         )
-        if not chosen:
+        inside = bool(CONTROL_FLOW & set(description.operators))
+        if not chosen and (self.mode == "static" or not inside):
             why = f"No layer of a kind that {self.mode} quantization takes is left: {', '.join(sorted(kinds))}."
-            return Capability(ok=False, why=f"{why} What is inside of branches and loops stays as it is.")
+            hint = " What is inside of branches and loops is taken by the mode `dynamic` only." if inside else ""
+            return Capability(ok=False, why=f"{why}{hint}")
         return Capability(ok=True, layers=chosen)
 
 

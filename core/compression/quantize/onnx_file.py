@@ -21,6 +21,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from core.compression.context import Context
 from core.compression.method import FileMethod, Report
+from core.compression.quantize.inner_graphs import all_nodes, float_bytes_inside, inner_graphs, name_nodes
 from core.compression.quantize.saturation import kernels_saturate
 from core.data.dataset import Dataset
 from core.errors import ModelpressError
@@ -28,8 +29,9 @@ from core.findings import make_finding
 from core.measure.memory import planned_peak_bytes
 from core.measure.profile import find_layer
 from core.measure.runtime import RUNTIME_ERRORS, fixed_batch, open_session
+from core.measure.words import say_bytes
 from core.network.silence import silence
-from core.network.strip import own_metadata, strip_onnx
+from core.network.strip import own_metadata, strip_in_place
 from core.specs.quantize import INTEGER_OPERATORS, LARGEST_FILE, TOO_LARGE, OnnxQuantization
 from core.verdict import Finding
 
@@ -70,24 +72,32 @@ class OnnxQuantizer(FileMethod[OnnxQuantization]):
     def apply(self, model: Path, result: Path, spec: OnnxQuantization, context: Context) -> Report:
         """Name the nodes, simplify, calibrate, quantize, strip; raises `quantizer_failed`, `missing_data`."""
         original = _load(model)
+        metadata = own_metadata(original)
         saturates = spec.types == "u8s8" and kernels_saturate(context.target.threads)
         reduced = spec.reduce_range == "on" or (spec.reduce_range == "auto" and saturates)
         with TemporaryDirectory() as folder, silence("root"):
             prepared = _prepare(original, Path(folder), context)
+            # Files may have two gigabytes, so that copies that nobody needs any more are let go.
+            del original
             written = Path(folder) / "quantized.onnx"
-            graph = onnx.load(prepared).graph
-            kept = _nodes_of(spec.keep_float, graph)
-            _quantize(prepared, written, spec, context, _Choice(reduced, kept, _has_inner_graphs(graph)))
+            choice = _choose(prepared, spec, reduced=reduced)
+            _quantize(prepared, written, spec, context, choice)
             quantized = onnx.load(written)
-        if not any(node.op_type in INTEGER_OPERATORS for node in quantized.graph.node):
+        if not any(node.op_type in INTEGER_OPERATORS for node in all_nodes(quantized.graph)):
             raise ModelpressError("quantizer_failed", "onnxruntime's quantizer left every node of the file in float.")
-        _restore(quantized, original)
-        result.write_bytes(strip_onnx(quantized).SerializeToString(deterministic=True))
+        # The user's own metadata without the marks of the quantizer.
+        del quantized.metadata_props[:]
+        onnx.helper.set_model_props(quantized, metadata)
+        strip_in_place(quantized)
+        result.write_bytes(quantized.SerializeToString(deterministic=True))
         context.progress(1.0, f"quantized by onnxruntime, {spec.mode}")
         return Report(
             layers=(),
-            findings=_findings(spec, saturates=saturates, reduced=reduced),
-            plan={"reduce_range": reduced, "nodes_kept_float": [*kept]},
+            findings=(
+                *_judge_saturation(spec, saturates=saturates, reduced=reduced),
+                *_judge_inside(quantized, spec),
+            ),
+            plan={"reduce_range": reduced, "nodes_kept_float": [*choice.kept]},
         )
 
 
@@ -130,8 +140,7 @@ def _load(path: Path) -> onnx.ModelProto:
     model = onnx.load(path)
     if model.ByteSize() > LARGEST_FILE:
         raise ModelpressError("graph_too_large", TOO_LARGE)
-    for node in model.graph.node:
-        node.name = node.name or next((name for name in node.output if name), "")
+    name_nodes(model.graph)
     return model
 
 
@@ -152,6 +161,11 @@ def _prepare(model: onnx.ModelProto, folder: Path, context: Context) -> Path:
         else:
             return prepared
     raise AssertionError
+
+
+def _choose(prepared: Path, spec: OnnxQuantization, *, reduced: bool) -> _Choice:
+    graph = onnx.load(prepared).graph
+    return _Choice(reduced, _nodes_of(spec.keep_float, graph), any(True for _ in inner_graphs(graph)))
 
 
 def _nodes_of(layers: tuple[str, ...], graph: onnx.GraphProto) -> list[str]:
@@ -176,7 +190,7 @@ def _quantize(prepared: Path, written: Path, spec: OnnxQuantization, context: Co
     }
     try:
         if spec.mode == "dynamic":
-            quantize_dynamic(prepared, written, **options)
+            _quantize_dynamic(prepared, written, options, context, inside=choice.has_inner_graphs)
             return
         reader = _reader(prepared, spec, context)
         # The quantizer drops a Relu although a branch or loop reads its output by name, and so changes the answers.
@@ -195,6 +209,21 @@ def _quantize(prepared: Path, written: Path, spec: OnnxQuantization, context: Co
     except FAILURES as error:
         told = f"{type(error).__name__}: {str(error).strip()[:500]}"
         raise ModelpressError("quantizer_failed", f"onnxruntime's quantizer failed: {told}") from error
+
+
+def _quantize_dynamic(
+    prepared: Path, written: Path, options: dict[str, object], context: Context, *, inside: bool
+) -> None:
+    """Graphs inside too, except where the quantizer cannot find a weight that an outer graph lends them."""
+    if inside:
+        try:
+            quantize_dynamic(prepared, written, extra_options={"EnableSubgraph": True}, **options)
+        except FAILURES as error:
+            told = f"{type(error).__name__}: {str(error).strip()[:300]}"
+            context.log(f"onnxruntime could not quantize inside of branches and loops. {told}", "warning")
+        else:
+            return
+    quantize_dynamic(prepared, written, **options)
 
 
 def _reader(prepared: Path, spec: OnnxQuantization, context: Context) -> _Reader:
@@ -227,17 +256,19 @@ def _batch_size(prepared: Path, dataset: Dataset) -> int:
     return max(1, min(MOST_IN_BATCH, BATCH_BYTES // max(planned_peak_bytes(prepared, feed), 1)))
 
 
-def _has_inner_graphs(graph: onnx.GraphProto) -> bool:
-    return any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute)
+def _judge_inside(quantized: onnx.ModelProto, spec: OnnxQuantization) -> tuple[Finding, ...]:
+    size = float_bytes_inside(quantized.graph)
+    if not size:
+        return ()
+    text = f"Weights of {say_bytes(size)} that branches and loops read stayed float"
+    if spec.mode == "static":
+        text += ": static quantization takes the main graph only. The mode `dynamic` can take more."
+    else:
+        text += ": onnxruntime's quantizer has no integer operator for them or does not find them."
+    return (make_finding("weights_inside_float", text),)
 
 
-def _restore(quantized: onnx.ModelProto, original: onnx.ModelProto) -> None:
-    """The user's own metadata without the marks of the quantizer."""
-    del quantized.metadata_props[:]
-    onnx.helper.set_model_props(quantized, own_metadata(original))
-
-
-def _findings(spec: OnnxQuantization, *, saturates: bool, reduced: bool) -> tuple[Finding, ...]:
+def _judge_saturation(spec: OnnxQuantization, *, saturates: bool, reduced: bool) -> tuple[Finding, ...]:
     if saturates and not reduced:
         text = (
             "This CPU has no VNNI and adds pairs of 8-bit products in 16 bits; weights of full range can overflow. "

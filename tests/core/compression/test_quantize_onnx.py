@@ -13,6 +13,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from pydantic import ValidationError
 
+from core.compression.file_layers import list_changed_layers
 from core.compression.pipeline import run
 from core.compression.quantize.onnx_file import _nodes_of
 from core.errors import ModelpressError
@@ -110,6 +111,7 @@ def test_a_file_with_control_flow_becomes_smaller_and_is_judged(control_flow: Pa
     assert [layer.encoding for layer in verdict.layers] == ["int8", "int8"]
     codes = [finding.code for finding in verdict.findings]
     assert "synthetic_data_only" in codes
+    assert "weights_inside_float" not in codes
     kinds = {message.artifact_kind for message in told if isinstance(message, ArtifactMessage)}
     assert kinds == {"model.onnx", "report.json", "recipe.json", "plan.json", "README.md", "log"}
     file = tmp_path / "out" / "model.onnx"
@@ -124,6 +126,8 @@ def test_layers_that_are_named_stay_float(control_flow: Path, tmp_path: Path) ->
     first, second = OnnxQuantization().requires(inspect(control_flow)).layers
     verdict, _ = run_job(tmp_path, control_flow, step(mode="dynamic", keep_float=[first]))
     assert {layer.name: layer.encoding for layer in verdict.layers} == {first: "float32", second: "int8"}
+    changed = list_changed_layers(inspect(control_flow), control_flow, tmp_path / "out" / "model.onnx")
+    assert changed == (second,)
 
 
 class Reader(CalibrationDataReader):
@@ -206,3 +210,62 @@ def test_a_layer_that_the_runtime_merged_away_cannot_be_kept_silently():
     with pytest.raises(ModelpressError, match="merged fc2") as caught:
         _nodes_of(("fc1", "fc2"), graph)
     assert caught.value.code == "quantizer_failed"
+
+
+# Each branch holds a matrix of its own, and both read one of the main graph.
+BRANCHES = """<ir_version: 10, opset_import: ["" : 20]>
+g (float[n,16] x) => (float[n,8] y) <float zero = {0.}> {
+    s = ReduceSum<keepdims = 0>(x)
+    c = Greater(s, zero)
+    [choice] y = If(c) <
+        then_branch = t () => (float[n,8] o) { p = MatMul(x, one) q = Relu(p) o = MatMul(q, LENT) },
+        else_branch = e () => (float[n,8] u) { v = MatMul(x, two) w = Neg(v) u = MatMul(w, LENT) }>
+}"""
+
+
+@pytest.fixture
+def branches(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A file that has weights in its branches only; `lent` ones are the main graph's."""
+    rng = np.random.default_rng(0)
+    model = onnx.parser.parse_model(BRANCHES.replace("LENT", "lent" if request.param else "own"))
+    graphs = [attribute.g for attribute in model.graph.node[-1].attribute]
+    for graph, name in zip(graphs, ("one", "two"), strict=True):
+        shapes = {name: (16, 256), **({} if request.param else {"own": (256, 8)})}
+        for each, shape in shapes.items():
+            weight = rng.standard_normal(shape).astype(np.float32) / 4
+            graph.initializer.append(onnx.numpy_helper.from_array(weight, each))
+    if request.param:
+        weight = rng.standard_normal((256, 8)).astype(np.float32) / 4
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "lent"))
+    path = tmp_path / "branches.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("branches", [False], indirect=True)
+def test_branches_that_hold_their_own_weights_are_quantized_in_dynamic_mode(branches: Path, tmp_path: Path) -> None:
+    description = inspect(branches)
+    refused = OnnxQuantization().requires(description)
+    assert not refused.ok
+    assert "`dynamic`" in str(refused.why)
+    assert OnnxQuantization(mode="dynamic").requires(description).ok
+    verdict, _ = run_job(tmp_path, branches, step(mode="dynamic"))
+    assert verdict.change.size_ratio > 2.5
+    assert verdict.result.quality is not None
+    assert 0 < verdict.result.quality.value < 0.1
+    assert "weights_inside_float" not in [finding.code for finding in verdict.findings]
+
+
+@pytest.mark.parametrize("branches", [True], indirect=True)
+def test_weights_that_stay_float_inside_are_named_with_their_bytes(branches: Path, tmp_path: Path) -> None:
+    model = onnx.load(branches)
+    model.graph.node.append(onnx.helper.make_node("MatMul", ["x", "main"], ["z"], name="main"))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, ["n", 256]))
+    weight = np.random.default_rng(1).standard_normal((16, 256)).astype(np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "main"))
+    branches.write_bytes(model.SerializeToString())
+    verdict, _ = run_job(tmp_path, branches, step())
+    (found,) = [finding for finding in verdict.findings if finding.code == "weights_inside_float"]
+    # Two matrices of 16×256 and one of 256×8.
+    assert "41.0 kB" in found.text
+    assert [layer.encoding for layer in verdict.layers] == ["int8"]
