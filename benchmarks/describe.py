@@ -73,7 +73,7 @@ def count(network: Network) -> tuple[int, int]:
     """Multiply-adds by torch's counter, and the peak of held bytes, for one sample."""
     torch.set_num_threads(1)
     example = example_of(network.inputs, batch=1)
-    inputs = draw_inputs(network.graph, example, batch=1, seed=0)
+    inputs = draw_inputs(network.graph, example, seed=0)
     plain = torch.backends.mkldnn.flags(enabled=False, allow_tf32=None)
     with plain, sdpa_kernel(SDPBackend.MATH), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.graph(*inputs)

@@ -4,7 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-INSPECTOR_VERSION = 3
+INSPECTOR_VERSION = 4
+# What the size of an input or output that counts samples is called.
+BATCH = "batch"
 
 PixelCount = Annotated[int, Field(ge=1, le=8192)]
 
@@ -21,6 +23,16 @@ class TensorDescription(Described):
     name: str
     dtype: str
     shape: tuple[int | str, ...]
+
+    @property
+    def batch_axis(self) -> int:
+        """The axis that counts samples: the one named `batch`, the first where a number stands for it."""
+        return self.shape.index(BATCH) if BATCH in self.shape else 0
+
+    @property
+    def sample_shape(self) -> tuple[int | str, ...]:
+        """The shape of one sample."""
+        return (*self.shape[: self.batch_axis], *self.shape[self.batch_axis + 1 :])
 
 
 class LayerDescription(Described):
@@ -85,9 +97,13 @@ class ModelDescription(Described):
     warnings: tuple[str, ...] = ()
 
     def can_be_drawn(self) -> bool:
-        """Whether samples can be drawn one a row: every input has a first size, and all have the same."""
-        firsts = {tensor.shape[:1] for tensor in self.inputs}
-        return len(firsts) == 1 and () not in firsts
+        """Whether samples can be drawn one by one: every input counts them, all alike, and the first by rows."""
+        counts = {tensor.shape[tensor.batch_axis] if tensor.shape else None for tensor in self.inputs}
+        return len(counts) == 1 and None not in counts and self.has_rows()
+
+    def has_rows(self) -> bool:
+        """Whether the first input and the first output, which quality is measured on, have a row for each sample."""
+        return all(tensor.batch_axis == 0 for tensor in (*self.inputs[:1], *self.outputs[:1]))
 
 
 class InputMapping(Described):

@@ -29,11 +29,11 @@ def check_samples(name: str, x: Column, transform: Transform, wanted: TensorDesc
         return
     transform.check(x.shape)
     shape = transform.sample_shape(x.shape)
-    if wanted is not None and not _fits(shape, wanted.shape[1:]):
+    if wanted is not None and not _fits(shape, wanted.sample_shape):
         raise ModelpressError(
             "invalid_data",
             f"A sample of `{name}` has shape {shape} after layout {transform.mapping.layout}; "
-            f"input `{wanted.name}` of the model wants {wanted.shape[1:]}.",
+            f"input `{wanted.name}` of the model wants {wanted.sample_shape}.",
             hint="Set `layout` of the input in the data set, or shape the array as the model wants it.",
         )
     if not transform.dtype.is_floating_point and x.dtype.kind not in "iu":

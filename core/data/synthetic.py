@@ -67,7 +67,7 @@ def synthesise(
     columns: dict[str, Column] = {
         tensor.name: DrawnColumn(
             tensor,
-            (total, *(size if isinstance(size, int) else sizes.get(size, FREE_SIZE) for size in tensor.shape[1:])),
+            (total, *(size if isinstance(size, int) else sizes.get(size, FREE_SIZE) for size in tensor.sample_shape)),
             limit=limits.get(tensor.name, SMALL_INTEGERS),
             seed=seed,
         )
@@ -77,5 +77,5 @@ def synthesise(
     for name, count in SAMPLES.items():
         splits[name] = Split(samples, np.arange(start, start + count, dtype=np.int64))
         start += count
-    transforms = {tensor.name: Transform(InputMapping(), dtype_of(tensor)) for tensor in inputs}
+    transforms = {tensor.name: Transform(InputMapping(), dtype_of(tensor), tensor.batch_axis) for tensor in inputs}
     return Dataset("none", inputs, None, splits, transforms, synthetic=True)

@@ -18,10 +18,11 @@ SMALLEST_SIDE = 8
 @final
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """How rows become a tensor of `dtype`; integers (token ids) are never scaled."""
+    """How rows become a tensor of `dtype`, its samples along `batch_axis`; integers (token ids) are never scaled."""
 
     mapping: InputMapping
     dtype: torch.dtype
+    batch_axis: int = 0
 
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise `invalid_data` unless an array of `shape` suits the mapping."""
@@ -64,8 +65,10 @@ class Transform:
         return tensor
 
     def apply(self, rows: NDArray[Any]) -> Tensor:
-        """A tensor (n, *sample_shape) of the rows (n, …)."""
-        tensor = self.lay_out(rows)
+        """A tensor of the rows (n, …): `sample_shape` with n at `batch_axis`."""
+        return self._scaled(self.lay_out(rows)).movedim(0, self.batch_axis)
+
+    def _scaled(self, tensor: Tensor) -> Tensor:
         if not self.dtype.is_floating_point:
             return tensor
         if self.mapping.scale != 1.0:

@@ -86,7 +86,8 @@ class Wiring:
         mapping = self.mapping(name)
         if isinstance(column, ImageColumn):
             mapping = mapping.model_copy(update={"layout": "NHWC"})
-        return Transform(mapping, self._dtype(name, column))
+        described = self.described(name)
+        return Transform(mapping, self._dtype(name, column), 0 if described is None else described.batch_axis)
 
     def mapping(self, name: str) -> InputMapping:
         """The mapping of an input; a single one of another name suits every input."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from core.data.dataset import Dataset
 from core.description import SplitName
-from core.measure.runtime import zero_feed
+from core.measure.runtime import repeat_samples, zero_feed
 
 PREFERRED: tuple[SplitName, ...] = ("evaluation", "validation", "calibration", "train")
 
@@ -30,7 +30,4 @@ def make_feed(
             for name, zeros in zero_feed(session, batch, sizes).items()
         }
     first = next(dataset.batches(split, batch, limit=batch))
-    return {
-        name: np.resize(tensor.numpy(), (batch, *tensor.shape[1:])).astype(tensor.numpy().dtype)
-        for name, tensor in first.inputs.items()
-    }
+    return repeat_samples(session, {name: tensor.numpy() for name, tensor in first.inputs.items()}, batch)

@@ -22,7 +22,7 @@ from core.measure.intervals import (
     mean_interval,
     wilson_interval,
 )
-from core.measure.runtime import Feed, fixed_batch, open_session, run_session
+from core.measure.runtime import Feed, count_samples, fixed_batch, open_session, repeat_samples, run_session
 from core.measure.scores import OF_CLASSES, Answers, Metric, Scores, join, pool, score, spearman_terms
 from core.verdict import Quality, QualityChange
 
@@ -131,9 +131,9 @@ def _finish(metric: Metric, scores: Scores) -> Scores:
 
 def _answer(session: ort.InferenceSession, feed: Feed, batch_size: int) -> Array:
     """The first output; a file bound to its batch size gets the last samples repeated, and the surplus is cut off."""
-    n = len(next(iter(feed.values())))
+    n = count_samples(session, feed)
     if n < batch_size and fixed_batch(session) is not None:
-        feed = {name: np.resize(rows, (batch_size, *rows.shape[1:])) for name, rows in feed.items()}
+        feed = repeat_samples(session, feed, batch_size)
     return run_session(session, feed)[0][:n]
 
 

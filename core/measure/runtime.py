@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from core.errors import ModelpressError
+from core.network.batch_axes import Axes, baked_readings, batch_axes, batch_size
 
 Feed = Mapping[str, NDArray[Any]]
 Optimisation = Literal["none", "extended", "all"]
@@ -98,23 +99,52 @@ def run_session(session: ort.InferenceSession, feed: Feed) -> list[NDArray[Any]]
 def fixed_batch(session: ort.InferenceSession) -> int | None:
     """The batch size that the file is bound to, None when it is free.
 
-    1 where samples cannot be stacked: an input has no first size, or some inputs fix theirs and others do not.
+    1 where samples cannot be stacked: some inputs fix the size that others leave free, or they fix different ones.
     """
-    sizes = {entry.shape[0] if entry.shape else 0 for entry in session.get_inputs()}
-    fixed = {size for size in sizes if isinstance(size, int)}
-    if not fixed:
+    if any(axis is not None for axis in batch_axes([entry.shape for entry in session.get_inputs()])):
         return None
-    return 1 if 0 in fixed or len(fixed) < len(sizes) else max(fixed)
+    return batch_size(_numbers(session), input_axes(session)) or 1
+
+
+def input_axes(session: ort.InferenceSession) -> Axes:
+    """The axis of each input that counts samples; None where an input has none."""
+    axes = batch_axes([entry.shape for entry in session.get_inputs()])
+    if any(axis is not None for axis in axes):
+        return axes
+    reading = next(baked_readings(_numbers(session)), None)
+    return axes if reading is None else reading.axes
+
+
+def count_samples(session: ort.InferenceSession, feed: Feed) -> int:
+    """How many samples a feed holds for this file."""
+    axes = zip(session.get_inputs(), input_axes(session), strict=True)
+    return next((feed[entry.name].shape[axis] for entry, axis in axes if axis is not None), 1)
+
+
+def repeat_samples(session: ort.InferenceSession, feed: Feed, count: int) -> dict[str, NDArray[Any]]:
+    """The feed with its samples repeated to `count`."""
+    axes = zip(session.get_inputs(), input_axes(session), strict=True)
+    return {
+        entry.name: feed[entry.name]
+        if axis is None
+        else np.take(feed[entry.name], np.arange(count) % feed[entry.name].shape[axis], axis)
+        for entry, axis in axes
+    }
+
+
+def _numbers(session: ort.InferenceSession) -> list[list[int]]:
+    """The sizes of the inputs; a free one, which is no batch where this is asked, as a number that none has."""
+    return [[size if isinstance(size, int) else -1 for size in entry.shape] for entry in session.get_inputs()]
 
 
 def zero_feed(
     session: ort.InferenceSession, batch: int, sizes: Mapping[str, int] = MappingProxyType({})
 ) -> dict[str, NDArray[Any]]:
-    """Zeros for every input: free first sizes are `batch`, others what `sizes` says by their name, else 1."""
+    """Zeros for every input: free sizes that count samples are `batch`, others what `sizes` has by name, else 1."""
     feed = {}
-    for entry in session.get_inputs():
+    for entry, counted in zip(session.get_inputs(), input_axes(session), strict=True):
         shape = [
-            size if isinstance(size, int) else batch if axis == 0 else sizes.get(free_name(entry, axis), 1)
+            size if isinstance(size, int) else batch if axis == counted else sizes.get(free_name(entry, axis), 1)
             for axis, size in enumerate(entry.shape)
         ]
         feed[entry.name] = np.zeros(shape, DTYPES[entry.type])

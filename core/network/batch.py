@@ -1,6 +1,6 @@
 """The batch: its size made free where the export baked it in, and proved by comparing samples one by one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,8 +8,9 @@ import torch
 from torch import fx
 
 from core.errors import ModelpressError
+from core.network.batch_axes import Axes, Reading, Shape, baked_readings, batch_size, named_readings
 from core.network.batch_sizes import free_sizes
-from core.network.sampling import draw_inputs
+from core.network.sampling import draw_inputs, resized
 
 # Samples must agree, whatever the batch they are in, to this fraction of the largest output.
 TOLERANCE = 1e-4
@@ -19,45 +20,107 @@ _ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ModelpressError)
 
 @dataclass(frozen=True)
 class Batch:
-    """The graph to use, and whether its batch is free; `size` is the only batch that a fixed one takes."""
+    """The graph to use, and whether its batch is free; `size` is the only batch that a fixed one takes, if it has one.
+
+    `inputs` and `outputs` have the axis of each that counts samples.
+    """
 
     graph: fx.GraphModule
     state: Literal["dynamic", "freed", "fixed"]
     reason: str | None
     size: int | None
+    inputs: Axes
+    outputs: Axes
 
 
-def free_batch(graph: fx.GraphModule, example: Sequence[torch.Tensor], *, declared: bool, seed: int) -> Batch:
-    """Make the batch of a lifted graph free, if it can be; `declared` says that the file calls it free already.
+@dataclass(frozen=True)
+class _Attempt:
+    """What one reading of the inputs came to: a graph and the axes of its outputs, or the reason why not."""
+
+    graph: fx.GraphModule | None
+    outputs: Axes
+    reason: str | None
+
+
+def free_batch(graph: fx.GraphModule, example: Sequence[torch.Tensor], shapes: Sequence[Shape], *, seed: int) -> Batch:
+    """Make the batch of a lifted graph free, if it can be; `shapes` are the inputs' as the file states them.
 
     What was freed is compared with the graph as it was, sample by sample, at batch 1, 2 and 3.
+    Raises `unsupported_graph` where the graph cannot be run.
     """
-    sizes = {tensor.shape[0] if tensor.dim() else 0 for tensor in example}
-    if len(sizes) != 1 or 0 in sizes:
-        return Batch(graph, "fixed", "The inputs do not share a first dimension.", max(sizes, default=1))
-    size = sizes.pop()
-    inputs = draw_inputs(graph, example, batch=_SAMPLES, seed=seed)
     try:
-        shapes = [tuple(output.shape) for output in _run(graph, example)]
-        if any(shape[:1] != (size,) for shape in shapes):
-            return Batch(graph, "fixed", "An output does not have the batch as its first dimension.", size)
-        reference = _run_in_chunks(graph, inputs, size)
+        outputs = len(_run(graph, example))
     except _ERRORS as error:
         raise ModelpressError("unsupported_graph", f"The network cannot be run: {_line(error)}") from error
-    reason = _compare(graph, inputs, reference)
+    reasons: list[tuple[Reading, str]] = []
+    for reading in _readings(example, shapes):
+        attempt = _free_along(graph, example, reading.axes, seed)
+        if attempt.graph is not None:
+            declared = reading.named and attempt.graph is graph
+            state: Literal["dynamic", "freed"] = "dynamic" if declared else "freed"
+            return Batch(attempt.graph, state, None, None, reading.axes, attempt.outputs)
+        reasons.append((reading, str(attempt.reason)))
+    whole = [(reading, reason) for reading, reason in reasons if reading.whole]
+    if whole:
+        reading, reason = whole[0]
+        size = batch_size([tensor.shape for tensor in example], reading.axes)
+        return Batch(graph, "fixed", reason, size, reading.axes, (None,) * outputs)
+    nothing = (None,) * len(example)
+    return Batch(graph, "fixed", _why_not_shared(shapes), None, nothing, (None,) * outputs)
+
+
+def _readings(example: Sequence[torch.Tensor], shapes: Sequence[Shape]) -> Iterator[Reading]:
+    """The ways to read the inputs as batches, each once; those that fit only some of the inputs come last."""
+    sizes = [tuple(tensor.shape) for tensor in example]
+    named = list(named_readings(shapes))
+    seen: set[Axes] = set()
+    for reading in (
+        *(reading for reading in named if reading.whole),
+        *baked_readings(sizes),
+        *(reading for reading in named if not reading.whole),
+    ):
+        if reading.axes not in seen and batch_size(sizes, reading.axes) is not None:
+            seen.add(reading.axes)
+            yield reading
+
+
+def _free_along(graph: fx.GraphModule, example: Sequence[torch.Tensor], axes: Axes, seed: int) -> _Attempt:
+    """Free the batch along the axes, by rewriting what was baked in where that is needed."""
+    size = batch_size([tensor.shape for tensor in example], axes) or 1
+    samples = _Samples(draw_inputs(graph, resized(example, axes, _SAMPLES), seed=seed), axes)
+    try:
+        chunks = [_run(graph, samples.rows(rows)) for rows in _chunks(size)]
+    except _ERRORS as error:
+        return _Attempt(None, (), f"The network cannot be run: {_line(error)}")
+    outputs, reason = _compare(graph, samples, chunks)
     if reason is None:
-        return Batch(graph, "dynamic" if declared else "freed", None, None)
-    freed = free_sizes(graph, example, lambda candidate: _compare(candidate, inputs, reference) is None)
-    return Batch(graph, "fixed", reason, size) if freed is None else Batch(freed, "freed", None, None)
+        return _Attempt(graph, outputs, None)
+    freed = free_sizes(graph, example, axes, lambda candidate: _compare(candidate, samples, chunks)[1] is None)
+    if freed is None:
+        return _Attempt(None, (), reason)
+    return _Attempt(freed, _compare(freed, samples, chunks)[0], None)
 
 
-def _run_in_chunks(graph: fx.GraphModule, inputs: Sequence[torch.Tensor], size: int) -> list[torch.Tensor]:
-    """Outputs of every sample, in batches of `size`; the last is filled up with the first sample."""
-    count = inputs[0].shape[0]
-    rows = [row if row < count else 0 for row in range(-(-count // size) * size)]
-    chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-    parts = [_run(graph, [tensor[chunk] for tensor in inputs]) for chunk in chunks]
-    return [torch.cat(outputs)[:count] for outputs in zip(*parts, strict=True)]
+@dataclass(frozen=True)
+class _Samples:
+    """Drawn samples, stacked along the axes."""
+
+    stacked: tuple[torch.Tensor, ...]
+    axes: Axes
+
+    def rows(self, rows: Sequence[int]) -> list[torch.Tensor]:
+        """The inputs for some of the samples; what is not counted is the same for all."""
+        index = torch.tensor(rows)
+        return [
+            tensor if axis is None else tensor.index_select(axis, index)
+            for tensor, axis in zip(self.stacked, self.axes, strict=True)
+        ]
+
+
+def _chunks(size: int) -> list[list[int]]:
+    """The samples in batches of `size`; the last is filled up with the first sample."""
+    rows = [row if row < _SAMPLES else 0 for row in range(-(-_SAMPLES // size) * size)]
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def _run(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -66,20 +129,64 @@ def _run(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[torch.Te
     return list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
 
 
-def _compare(graph: fx.GraphModule, inputs: Sequence[torch.Tensor], reference: list[torch.Tensor]) -> str | None:
-    """Why samples depend on their batch, or None where they do not."""
+def _compare(
+    graph: fx.GraphModule, samples: _Samples, chunks: Sequence[Sequence[torch.Tensor]]
+) -> tuple[Axes, str | None]:
+    """The axes along which outputs count samples, and why samples depend on their batch, or None where they do not."""
+    made: dict[int, list[torch.Tensor]] = {}
     for count in range(1, _SAMPLES + 1):
         try:
-            outputs = _run(graph, [tensor[:count] for tensor in inputs])
+            made[count] = _run(graph, samples.rows(range(count)))
         except _ERRORS as error:
-            return f"It fails at batch {count}: {_line(error)}"
-        for index, (output, expected) in enumerate(zip(outputs, reference, strict=True)):
-            if output.shape != (count, *expected.shape[1:]):
-                return f"Output {index} has shape {tuple(output.shape)} at batch {count}."
-            limit = TOLERANCE * largest_finite(expected)
-            if not torch.allclose(output.double(), expected[:count].double(), rtol=0, atol=limit, equal_nan=True):
-                return f"At batch {count} a sample gives another output {index} than alone."
+            return (), f"It fails at batch {count}: {_line(error)}"
+    turned = _run(graph, samples.rows(range(_SAMPLES)[::-1]))
+    axes = tuple(map(_counting_axis, made[_SAMPLES], made[1]))
+    for index, axis in enumerate(axes):
+        outputs = {count: outputs[index] for count, outputs in made.items()}
+        reason = _compare_output(outputs, turned[index], [chunk[index] for chunk in chunks], axis)
+        if reason is not None:
+            return axes, f"Output {index} {reason}"
+    return axes, None
+
+
+def _compare_output(
+    made: Mapping[int, torch.Tensor], turned: torch.Tensor, parts: Sequence[torch.Tensor], axis: int | None
+) -> str | None:
+    """Why one output is not the same for each sample in any batch; `turned` is that of the samples in reverse."""
+    if axis is None or any(part.dim() <= axis for part in parts):
+        return "has no size that grows with the batch."
+    expected = torch.cat(tuple(parts), axis)
+    limit = TOLERANCE * largest_finite(expected)
+    for count, found in made.items():
+        wanted = expected.narrow(axis, 0, min(count, expected.shape[axis]))
+        if found.shape != wanted.shape:
+            return f"has shape {tuple(found.shape)} at batch {count}."
+        if not _agree(found, wanted, limit):
+            return f"is another for a sample at batch {count} than for that sample alone."
+    # What counts the steps of a sequence shows only in another order: a step follows from those before it.
+    if not _agree(turned.flip(axis), expected.narrow(axis, 0, _SAMPLES), limit):
+        return "is another for a sample that comes after others."
     return None
+
+
+def _agree(found: torch.Tensor, wanted: torch.Tensor, limit: float) -> bool:
+    return torch.allclose(found.double(), wanted.double(), rtol=0, atol=limit, equal_nan=True)
+
+
+def _counting_axis(many: torch.Tensor, one: torch.Tensor) -> int | None:
+    """The axis that has a place for each of `_SAMPLES` samples, and one place for one."""
+    if many.dim() != one.dim():
+        return None
+    grown = [axis for axis, pair in enumerate(zip(many.shape, one.shape, strict=True)) if pair == (_SAMPLES, 1)]
+    return grown[0] if len(grown) == 1 else None
+
+
+def _why_not_shared(shapes: Sequence[Shape]) -> str:
+    """Why the inputs cannot be read as batches at all."""
+    free = {str(size) for shape in shapes for size in shape if not isinstance(size, int)}
+    if not free:
+        return "The inputs do not share a first dimension."
+    return f"No free size ({', '.join(sorted(free))}) counts the samples of every input."
 
 
 def largest_finite(tensor: torch.Tensor) -> float:

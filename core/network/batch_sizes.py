@@ -9,7 +9,9 @@ import torch
 from torch import fx, nn
 from torch.fx.node import Argument, Target
 
+from core.network.batch_axes import Axes
 from core.network.flat import run_shapes
+from core.network.sampling import resized
 
 aten = torch.ops.aten
 # A view does not say which of its dimensions the batch went into; wrong guesses fail soon after, and others are tried.
@@ -22,14 +24,17 @@ _ERRORS = (RuntimeError, ValueError, TypeError, IndexError)
 
 
 def free_sizes(
-    graph: fx.GraphModule, example: Sequence[torch.Tensor], accept: Callable[[fx.GraphModule], bool]
+    graph: fx.GraphModule, example: Sequence[torch.Tensor], axes: Axes, accept: Callable[[fx.GraphModule], bool]
 ) -> fx.GraphModule | None:
-    """A graph of the same layers whose sizes follow the batch of its inputs, or None where no reading is accepted."""
+    """A graph of the same layers whose sizes follow the batch of its inputs, or None where no reading is accepted.
+
+    The batch is along the axes of the inputs.
+    """
     run_shapes(graph, example)
     choices: list[int] = []
     for _ in range(MAX_TRIES):
         candidate = fx.GraphModule(graph, copy.deepcopy(graph.graph))
-        rewriter = _Rewriter(candidate, example, choices)
+        rewriter = _Rewriter(candidate, example, axes, choices)
         if rewriter.rewrite() and accept(candidate):
             for node in candidate.graph.nodes:
                 node.meta.pop("value", None)
@@ -51,14 +56,15 @@ def _next_choices(made: Sequence[tuple[int, int]]) -> list[int]:
 class _Rewriter(fx.Interpreter):
     """Runs the graph at `probe` samples and compares shapes with those at `size` samples, in `node.meta["value"]`."""
 
-    def __init__(self, graph: fx.GraphModule, example: Sequence[torch.Tensor], choices: list[int]) -> None:
+    def __init__(self, graph: fx.GraphModule, example: Sequence[torch.Tensor], axes: Axes, choices: list[int]) -> None:
         placeholders = graph.graph.find_nodes(op="placeholder")
+        counted, axis = next((index, axis) for index, axis in enumerate(axes) if axis is not None)
         with graph.graph.inserting_after(placeholders[-1]):
-            self.batch = graph.graph.call_function(aten.sym_size.int, (placeholders[0], 0))
+            self.batch = graph.graph.call_function(aten.sym_size.int, (placeholders[counted], axis))
         super().__init__(graph, garbage_collect_values=False)
-        self.size = example[0].shape[0]
+        self.size = example[counted].shape[axis]
         self.probe = 2 * self.size + 1
-        self.inputs = [tensor.new_zeros((self.probe, *tensor.shape[1:])) for tensor in example]
+        self.inputs = resized(example, axes, self.probe)
         self.choices = choices
         self.varying = _reached(placeholders)
         # The choice made at each view that could be read in several ways, and how many there were.

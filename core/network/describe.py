@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import fx, nn
 
-from core.description import LayerDescription
+from core.description import BATCH, LayerDescription
 from core.errors import ModelpressError
 from core.network.costs import call_macs, layer_macs
 from core.network.flat import trace_shapes
@@ -104,21 +104,21 @@ class _Traced:
 
     def _size(self, node: fx.Node, index: int, size: int) -> int | str:
         if self.twice_batch is not None and _first_tensor(self.twice_batch[node]).shape[index] == 2 * size:
-            return _times(size, "batch")
+            return _times(size, BATCH)
         grows = self.twice_free is not None and _first_tensor(self.twice_free[node]).shape[index] == 2 * size
         return _times(size // self.free, self.free_name) if grows and size % self.free == 0 else size
 
 
 def _trace(network: Network) -> _Traced:
     """Run the shapes of a network; raises `unsupported_graph` where it takes none of the sizes that are tried."""
+    sizes = {size for value in network.inputs for size in value.shape if isinstance(size, str)}
+    fixed, names = BATCH not in sizes, sorted(sizes - {BATCH})
     first = next((value.shape[0] for value in network.inputs if value.shape), 1)
-    batch = first if isinstance(first, int) else 1
-    names = sorted({size for value in network.inputs for size in value.shape[1:] if isinstance(size, str)})
+    batch = first if fixed and isinstance(first, int) else 1
     free, values = _trace_at_some_size(network, batch)
-    fixed = isinstance(first, int)
     return _Traced(
         batch=batch,
-        counted_at=dict.fromkeys(names, free) | ({} if fixed else {"batch": 1}),
+        counted_at=dict.fromkeys(names, free) | ({} if fixed else {BATCH: 1}),
         values=values,
         twice_batch=None if fixed else _trace_at(network, 2, free),
         twice_free=_trace_at(network, batch, 2 * free) if len(names) == 1 else None,

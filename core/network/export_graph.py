@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from core.description import TensorDescription
+from core.description import BATCH, TensorDescription
 from core.network.encodings import ActivationGrid, AffineInteger, Dense, Emission, Encoding, operators
 from core.network.network import Network
 from core.network.share import copy_graph
@@ -22,14 +22,13 @@ USUAL_SIZE = 16
 def example_inputs(network: Network, batch: int = EXAMPLE_BATCH) -> tuple[Tensor, ...]:
     """Zeros in the shapes and dtypes of the network's inputs; other free sizes than the batch are usual ones."""
 
-    def number(axis: int, size: int | str) -> int:
+    def number(size: int | str) -> int:
         if isinstance(size, int):
             return size
-        return batch if axis == 0 else network.sizes.get(size, USUAL_SIZE)
+        return batch if size == BATCH else network.sizes.get(size, USUAL_SIZE)
 
     return tuple(
-        torch.zeros([number(axis, size) for axis, size in enumerate(described.shape)], dtype=_dtype(described))
-        for described in network.inputs
+        torch.zeros([number(size) for size in described.shape], dtype=_dtype(described)) for described in network.inputs
     )
 
 

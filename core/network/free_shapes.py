@@ -6,17 +6,19 @@ from typing import cast
 import torch
 from torch import fx
 
-from core.description import TensorDescription
+from core.description import BATCH, TensorDescription
 from core.errors import ModelpressError
+from core.network.batch_axes import Axes
 from core.network.flat import FlatProgram, make_example, trace_shapes
 
 Shapes = list[tuple[int, ...]]
 
 
-def describe_outputs(flat: FlatProgram) -> tuple[TensorDescription, ...]:
+def describe_outputs(flat: FlatProgram, batch: Axes) -> tuple[TensorDescription, ...]:
     """The outputs of a flat program whose `node.meta["value"]` are known; what follows a free size is named after it.
 
     A size that is computed from a free one, such as frames from samples, is named `output_0_1` by output and axis.
+    `batch` has the axis of each output that counts samples.
     """
     values = cast("tuple[fx.Node, ...]", flat.graph.graph.output_node().args[0])
     shapes: list[list[int | str]] = [list(value.meta["value"].shape) for value in values]
@@ -27,7 +29,10 @@ def describe_outputs(flat: FlatProgram) -> tuple[TensorDescription, ...]:
         for index, (shape, longer) in enumerate(zip(shapes, twice, strict=bool(twice))):
             for axis, size in enumerate(longer):
                 if size != shape[axis] and isinstance(shape[axis], int):
-                    shape[axis] = name if size == sizes and axis > 0 else f"output_{index}_{axis}"
+                    shape[axis] = name if size == sizes else f"output_{index}_{axis}"
+    for shape, counted in zip(shapes, batch, strict=True):
+        if counted is not None:
+            shape[counted] = BATCH
     return tuple(
         TensorDescription(name=name, dtype=str(value.meta["value"].dtype).removeprefix("torch."), shape=tuple(shape))
         for name, value, shape in zip(flat.outputs, values, shapes, strict=True)
@@ -39,13 +44,14 @@ def free_sizes_of(flat: FlatProgram) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for value, tensor in zip(flat.inputs, flat.example, strict=True):
         for axis, size in enumerate(value.shape):
-            if axis and isinstance(size, str):
+            if isinstance(size, str) and size != BATCH:
                 sizes.setdefault(size, tensor.shape[axis])
     return sizes
 
 
 def _free_names(inputs: Sequence[TensorDescription]) -> list[str]:
-    return list(dict.fromkeys(size for value in inputs for size in value.shape[1:] if isinstance(size, str)))
+    sizes = (size for value in inputs for size in value.shape)
+    return list(dict.fromkeys(size for size in sizes if isinstance(size, str) and size != BATCH))
 
 
 def _shapes_at(flat: FlatProgram, name: str, doubled_names: set[str]) -> tuple[int, Shapes] | None:

@@ -1,13 +1,13 @@
 """Reading a model file (gate, reader, lift, batch), and inspection, which adds parity and the description."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, cast
 
 import onnx
 
-from core.description import ModelDescription, Parity, TensorDescription
+from core.description import BATCH, ModelDescription, Parity, TensorDescription
 from core.errors import ModelpressError
 from core.network.archive import Archive
 from core.network.batch import free_batch
@@ -115,13 +115,17 @@ def _build(flat: FlatProgram, seed: int) -> Network:
         raise ModelpressError("unsupported_graph", "The network has no inputs or no outputs.")
     run_shapes(flat.graph, flat.example)
     normalise(flat.graph)
-    declared = all(value.shape and isinstance(value.shape[0], str) for value in flat.inputs)
-    batch = free_batch(lift(flat.graph), flat.example, declared=declared, seed=seed)
+    batch = free_batch(lift(flat.graph), flat.example, [value.shape for value in flat.inputs], seed=seed)
+    inputs = tuple(
+        _with_batch(value, axis, batch.size if batch.state == "fixed" else BATCH)
+        for value, axis in zip(flat.inputs, batch.inputs, strict=True)
+    )
+    named = replace(flat, inputs=inputs)
     return Network(
         graph=batch.graph,
-        inputs=tuple(_with_batch(value, batch.size) for value in flat.inputs),
-        outputs=tuple(_with_batch(value, batch.size) for value in describe_outputs(flat)),
-        sizes=free_sizes_of(flat),
+        inputs=inputs,
+        outputs=describe_outputs(named, batch.outputs),
+        sizes=free_sizes_of(named),
         dtype=flat.dtype,
         batch=batch.state,
         batch_reason=batch.reason,
@@ -129,11 +133,13 @@ def _build(flat: FlatProgram, seed: int) -> Network:
     )
 
 
-def _with_batch(value: TensorDescription, size: int | None) -> TensorDescription:
-    """The description with its first size named `batch`, or with the only one that is taken."""
-    if not value.shape or (size is not None and isinstance(value.shape[0], int)):
-        return value
-    return value.model_copy(update={"shape": ("batch" if size is None else size, *value.shape[1:])})
+def _with_batch(value: TensorDescription, counted: int | None, batch: int | str | None) -> TensorDescription:
+    """The description with its batch named, or the only number of samples that is taken; nothing else has that name."""
+    shape = tuple(
+        batch if axis == counted and batch is not None else f"{BATCH}_{axis}" if size == BATCH else size
+        for axis, size in enumerate(value.shape)
+    )
+    return value.model_copy(update={"shape": shape})
 
 
 def _only(files: Files) -> Path:

@@ -2,19 +2,27 @@
 
 from collections import Counter
 from itertools import product
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
-from core.description import LayerDescription, ModelDescription, TensorDescription
+from core.description import BATCH, LayerDescription, ModelDescription, TensorDescription
 from core.errors import ModelpressError
 from core.measure.costs import CONVOLUTIONS, PRODUCTS, TRANSPOSED_CONVOLUTIONS, count_macs
 from core.measure.memory import planned_peak_bytes
 from core.measure.onnx_graph import OnnxGraph, TensorCost, trace_tensors
 from core.measure.roles import count_parameters
-from core.measure.runtime import DTYPES, RUNTIME_ERRORS, Feed, open_session
+from core.measure.runtime import (
+    DTYPES,
+    RUNTIME_ERRORS,
+    Feed,
+    fixed_batch,
+    free_name,
+    input_axes,
+    open_session,
+    zero_feed,
+)
 from core.network.onnx_outside import bytes_outside
 from core.network.onnx_version import opset_of
 from core.network.strip import own_metadata, strip_onnx
@@ -38,8 +46,8 @@ def describe_onnx_only(model: onnx.ModelProto, reason: ModelpressError) -> Model
     for name, constant in graph.constants.items():
         tensors[name] = TensorCost(tuple(constant.dims), 0)
     planned = planned_peak_bytes(model.SerializeToString(), feed)
-    inputs = tuple(_describe(entry) for entry in session.get_inputs())
-    fixed = bool(inputs) and bool(inputs[0].shape) and isinstance(inputs[0].shape[0], int)
+    inputs = tuple(map(_describe, session.get_inputs(), input_axes(session)))
+    fixed = fixed_batch(session) is not None
     return ModelDescription(
         format="onnx",
         mode="onnx_only",
@@ -48,10 +56,10 @@ def describe_onnx_only(model: onnx.ModelProto, reason: ModelpressError) -> Model
         opset=opset_of(model),
         producer=f"{model.producer_name} {model.producer_version}".strip()[:100] or None,
         inputs=inputs,
-        outputs=tuple(_describe(entry) for entry in session.get_outputs()),
+        outputs=tuple(_describe(entry, _counting_axis(entry, session)) for entry in session.get_outputs()),
         batch="fixed" if fixed else "dynamic",
-        batch_reason="The file states one batch size." if fixed else None,
-        parameters=count_parameters(graph),
+        batch_reason="The file leaves no size free that all inputs share." if fixed else None,
+        parameters=count_parameters(graph, tensors),
         macs=sum(count_macs(node, tensors) for node in graph.nodes),
         planned_activation_bytes=planned,
         counted_at=sizes,
@@ -73,19 +81,19 @@ def _runnable(model: onnx.ModelProto, reason: ModelpressError) -> tuple[ort.Infe
     entries = session.get_inputs()
     if not entries or any(entry.type not in DTYPES for entry in entries):
         raise reason
-    # Sizes of the same name are one; the first size of each input is the batch.
+    # Sizes of the same name are one.
     free = list(
         dict.fromkeys(
-            size or f"{entry.name}_{axis}"
-            for entry in entries
+            free_name(entry, axis)
+            for entry, counted in zip(entries, input_axes(session), strict=True)
             for axis, size in enumerate(entry.shape)
-            if axis and not isinstance(size, int)
+            if axis != counted and not isinstance(size, int)
         )
     )
     for size in _SIZES:
         for choice in product((size, 1), repeat=min(len(free), _MOST_FREE)):
             numbers = dict(zip(free, (*choice, *[size] * len(free)), strict=False))
-            feed = {entry.name: _zeros(entry, numbers) for entry in entries}
+            feed = zero_feed(session, 1, numbers)
             try:
                 session.run(None, feed)
             except RUNTIME_ERRORS:
@@ -94,21 +102,25 @@ def _runnable(model: onnx.ModelProto, reason: ModelpressError) -> tuple[ort.Infe
     raise reason
 
 
-def _zeros(entry: ort.NodeArg, numbers: dict[str, int]) -> np.ndarray[Any, np.dtype[Any]]:
-    shape = [
-        size if isinstance(size, int) else numbers.get(size or f"{entry.name}_{axis}", 1) if axis else 1
-        for axis, size in enumerate(entry.shape)
-    ]
-    return np.zeros(shape, DTYPES[entry.type])
-
-
-def _describe(entry: ort.NodeArg) -> TensorDescription:
+def _describe(entry: ort.NodeArg, counted: int | None) -> TensorDescription:
     dtype = DTYPES.get(entry.type, entry.type.removeprefix("tensor(").removesuffix(")"))
     shape = tuple(
-        size if isinstance(size, int) else ("batch" if axis == 0 else size or f"{entry.name}_{axis}")
+        size if isinstance(size, int) else BATCH if axis == counted else free_name(entry, axis)
         for axis, size in enumerate(entry.shape or ())
     )
     return TensorDescription(name=entry.name, dtype=dtype, shape=shape)
+
+
+def _counting_axis(entry: ort.NodeArg, session: ort.InferenceSession) -> int | None:
+    """The axis of an output that has the name of the batch, or the first where that is free."""
+    names = {
+        inlet.shape[axis]
+        for inlet, axis in zip(session.get_inputs(), input_axes(session), strict=True)
+        if axis is not None and isinstance(inlet.shape[axis], str)
+    }
+    shape = list(entry.shape or ())
+    found = next((axis for axis, size in enumerate(shape) if size in names), None)
+    return 0 if found is None and shape and not isinstance(shape[0], int) else found
 
 
 def _describe_layers(graph: OnnxGraph, tensors: dict[str, TensorCost]) -> list[LayerDescription]:

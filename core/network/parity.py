@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import fx
 
-from core.description import Parity
+from core.description import BATCH, Parity
 from core.errors import ModelpressError
 from core.measure.runtime import DTYPES, RUNTIME_ERRORS, open_session
 from core.network.batch import largest_finite
@@ -83,10 +83,9 @@ class _Comparison:
 
 def _compare(network: Network, flat: FlatProgram, reference: Reference, *, seed: int) -> list[_Comparison]:
     """Every output at every draw; raises `non_finite` where ordinary inputs give no numbers."""
-    batch = flat.example[0].shape[0] if flat.example and flat.example[0].dim() else 1
     compared = []
     for index, scale in enumerate(_SCALES):
-        inputs = draw_inputs(network.graph, flat.example, batch=batch, seed=seed + index, scale=scale)
+        inputs = draw_inputs(network.graph, flat.example, seed=seed + index, scale=scale)
         expected, outputs = reference(inputs), run_network(network.graph, inputs)
         if scale == _SCALES[0] and not all(bool(torch.isfinite(value.float()).all()) for value in expected):
             raise ModelpressError("non_finite", "On ordinary random inputs the file gives NaN or infinity.")
@@ -115,11 +114,13 @@ def _judge(
                 f"Our network differs from the file by {each.apart:.3g} where outputs reach {each.size:.3g}.",
                 node=locate(each.inputs),
             )
-    samples = sum(each.inputs[0].shape[0] if each.inputs[0].dim() else 1 for each in compared if not each.output)
+    counted = next((index for index, value in enumerate(network.inputs) if BATCH in value.shape), 0)
+    axis = network.inputs[counted].batch_axis
+    counts = (each.inputs[counted].shape[axis : axis + 1] for each in compared if not each.output)
     return Parity(
         max_abs_difference=max(each.apart for each in compared),
         max_abs_output=max(each.size for each in compared),
-        samples=samples,
+        samples=sum(count[0] if count else 1 for count in counts),
         reference=name,
     )
 

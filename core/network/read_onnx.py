@@ -9,6 +9,7 @@ from torch.export import Dim
 
 from core.description import TensorDescription
 from core.errors import ModelpressError
+from core.network.batch_axes import batch_axes
 from core.network.flat import FlatProgram, dominant_dtype, flatten_exported
 from core.network.onnx_branches import all_nodes, read_steps
 from core.network.onnx_module import OnnxModule
@@ -83,9 +84,14 @@ def _trace_at_some_size(
     module: OnnxModule, inputs: tuple[TensorDescription, ...]
 ) -> tuple[fx.GraphModule, tuple[torch.Tensor, ...]]:
     """The traced graph and the example that it took; many networks do not take every free size."""
-    some = any(isinstance(size, str) for value in inputs for size in value.shape[1:])
+    axes = batch_axes([value.shape for value in inputs])
+    some = any(
+        isinstance(size, str) and index != axis
+        for value, axis in zip(inputs, axes, strict=True)
+        for index, size in enumerate(value.shape)
+    )
     for size in FREE_SIZES if some else FREE_SIZES[-1:]:
-        example = example_of(inputs, batch=EXAMPLE_BATCH, free=size)
+        example = example_of(inputs, batch=EXAMPLE_BATCH, free=size, axes=axes)
         try:
             return _trace(module, inputs, example), example
         except ModelpressError as error:

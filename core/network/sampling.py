@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import fx, nn
 
-from core.description import TensorDescription
+from core.description import BATCH, TensorDescription
+from core.network.batch_axes import Axes
 from core.network.flat import make_example
 from core.network.network import Network
 
@@ -17,32 +18,46 @@ _LONGEST_TEXT = 512
 
 
 def draw_inputs(
-    graph: fx.GraphModule, example: Sequence[torch.Tensor], *, batch: int, seed: int, scale: float = 1.0
+    graph: fx.GraphModule, example: Sequence[torch.Tensor], *, seed: int, scale: float = 1.0
 ) -> tuple[torch.Tensor, ...]:
     """One tensor for each input of a lifted graph: normal with deviation `scale`, or uniform integers in range.
 
-    `example` gives types and sizes; its first size is replaced by `batch`.
+    `example` gives types and sizes.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = []
     for node, like in zip(graph.graph.find_nodes(op="placeholder"), example, strict=True):
-        shape = (batch, *like.shape[1:]) if like.dim() else ()
         if like.is_floating_point():
-            inputs.append(torch.randn(shape, generator=generator) * scale)
+            inputs.append(torch.randn(like.shape, generator=generator) * scale)
         else:
             limit = 2 if like.dtype == torch.bool else _table_size(graph, node)
-            drawn = torch.randint(0, limit, shape, generator=generator) if scale else torch.zeros(shape)
+            drawn = torch.randint(0, limit, like.shape, generator=generator) if scale else torch.zeros(like.shape)
             inputs.append(drawn.to(like.dtype))
     return tuple(inputs)
 
 
-def example_of(inputs: Sequence[TensorDescription], *, batch: int, free: int = 16) -> tuple[torch.Tensor, ...]:
-    """Zeros in the shape of each input; the first free size is `batch`, others are `free`."""
+def resized(example: Sequence[torch.Tensor], axes: Axes, batch: int) -> tuple[torch.Tensor, ...]:
+    """Zeros like the example, with `batch` samples along the axes; what has no such axis is as it was."""
+    return tuple(
+        tensor.new_zeros([batch if index == axis else size for index, size in enumerate(tensor.shape)])
+        for tensor, axis in zip(example, axes, strict=True)
+    )
+
+
+def example_of(
+    inputs: Sequence[TensorDescription], *, batch: int, free: int = 16, axes: Axes | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Zeros in the shape of each input; `batch` where samples are counted, other free sizes are `free`.
+
+    Samples are counted along the axes, or along what is named so.
+    """
     example = []
-    for value in inputs:
+    for position, value in enumerate(inputs):
         dtype: torch.dtype = getattr(torch, value.dtype)
+        counted = (value.shape.index(BATCH) if BATCH in value.shape else None) if axes is None else axes[position]
         shape = [
-            size if isinstance(size, int) else batch if index == 0 else free for index, size in enumerate(value.shape)
+            size if isinstance(size, int) else batch if index == counted else free
+            for index, size in enumerate(value.shape)
         ]
         example.append(make_example(value.name, shape, torch.float32 if dtype.is_floating_point else dtype))
     return tuple(example)
@@ -59,7 +74,7 @@ def longest_text(network: Network) -> int | None:
     Tables of positions end somewhere, which no shape tells. None where no input is a text of free length.
     """
     free = {tensor.shape[1] for tensor in network.inputs if len(tensor.shape) == 2 and tensor.dtype.startswith("int")}
-    names = {size for size in free if isinstance(size, str)}
+    names = {size for size in free if isinstance(size, str) and size != BATCH}
     length = _LONGEST_TEXT if names else None
     while length is not None and length > 1 and not _takes(network, names, length):
         length //= 2
@@ -69,7 +84,7 @@ def longest_text(network: Network) -> int | None:
 def _takes(network: Network, names: set[str], length: int) -> bool:
     sizes = {**network.sizes, **dict.fromkeys(names, length)}
     inputs = [
-        tensor.model_copy(update={"shape": (1, *(sizes.get(str(size), size) for size in tensor.shape[1:]))})
+        tensor.model_copy(update={"shape": tuple(sizes.get(str(size), size) for size in tensor.shape)})
         for tensor in network.inputs
     ]
     try:

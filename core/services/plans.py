@@ -183,6 +183,11 @@ def _object_to_inputs(model: ModelDescription, data: DatasetDescription) -> Iter
     if data.task == "language_modelling" or not data.inputs or _is_text(data.inputs[0]):
         # Text is cut into windows of the model's context, or becomes the tokens that its inputs take.
         return
+    if not model.has_rows():
+        text = "The model's first input or output has its samples on another axis than the first; no data are fed to it."
+        hint = " Export it with `batch_first=True`."
+        yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text + hint)
+        return
     by_name = {tensor.name: tensor for tensor in data.inputs}
     if len(model.inputs) == 1:
         by_name = {model.inputs[0].name: data.inputs[0]}
@@ -217,13 +222,13 @@ def _object_to_input(wanted: TensorDescription, given: TensorDescription) -> Ite
 
 def _fits(given: TensorDescription, wanted: TensorDescription) -> bool:
     """Whether the sizes after the batch agree; a size that is named is free."""
-    sizes = list(zip(given.shape[1:], wanted.shape[1:], strict=False))
+    sizes = list(zip(given.shape[1:], wanted.sample_shape, strict=False))
     same = all(isinstance(a, str) or isinstance(b, str) or a == b for a, b in sizes)
     return len(given.shape) == len(wanted.shape) and same
 
 
 def _layout_hint(given: TensorDescription, wanted: TensorDescription) -> str:
-    sample, target = given.shape[1:], wanted.shape[1:]
+    sample, target = given.shape[1:], wanted.sample_shape
     if len(sample) == 3 and (sample[2], sample[0], sample[1]) == target:
         return " Make the data set again with layout NHWC."
     if len(sample) == 2 and (1, *sample) == target:
@@ -232,7 +237,7 @@ def _layout_hint(given: TensorDescription, wanted: TensorDescription) -> str:
 
 
 def _shape(tensor: TensorDescription) -> str:
-    return "×".join(str(size) for size in tensor.shape[1:]) or "scalar"
+    return "×".join(str(size) for size in tensor.sample_shape) or "scalar"
 
 
 def _object_to_constraints(asked: JobCreate, data: DatasetDescription | None) -> Iterator[Objection]:
