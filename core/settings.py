@@ -53,6 +53,15 @@ class Settings(BaseSettings):
     second_loss_delay_seconds: float = Field(10, ge=0, description="Wait before the third attempt, in seconds.")
     max_worker_losses: int = Field(3, ge=1, description="Losses of a worker or runner after which a job fails.")
     stall_seconds: float = Field(600, gt=0, description="A runner silent for this long is stopped, in seconds.")
+    checkpoint_seconds: float = Field(
+        300, gt=0, description="Time after which a long step writes down its state again, in seconds."
+    )
+    checkpoint_retention_seconds: float = Field(
+        86_400,
+        ge=0,
+        description="How long what finished steps made is kept for later jobs that begin in the same way, in seconds; "
+        "0 keeps nothing beyond the job.",
+    )
     inspect_seconds: float = Field(300, gt=0, description="Wall time of an inspection, in seconds.")
     inspect_memory_bytes: int = Field(8_000_000_000, gt=0, description="Memory of an inspection, in bytes.")
     scratch_bytes: int = Field(20 * 2**30, gt=0, description="Disk that one run may fill, in bytes.")

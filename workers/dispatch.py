@@ -14,10 +14,12 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.database.session import transaction
+from core.errors import ModelpressError
 from core.logs import configure_logs
 from core.queue import OUTBOX_CHANNEL, BrokerUnavailable, count_messages, publish
-from core.services import outbox, sweeps
+from core.services import checkpoints, outbox, sweeps
 from core.settings import settings
+from core.storage.blobs import open_blobs
 from workers import presence
 from workers.notices import listen
 
@@ -75,6 +77,24 @@ def _sweep() -> None:
         report = sweeps.sweep(session, messages)
     if report != sweeps.SweepReport():
         _log.info("swept", **{name: getattr(report, name) for name in report.__dataclass_fields__})
+    _remove_checkpoints()
+
+
+def _remove_checkpoints() -> None:
+    """Delete the blobs of dropped checkpoints, then their rows: what is interrupted is done again."""
+    with transaction() as session:
+        garbage = checkpoints.garbage(session)
+    if not garbage.ids:
+        return
+    blobs = open_blobs(settings().storage_url).of_area("checkpoints")
+    try:
+        for digest in garbage.sha256s:
+            blobs.delete(digest)
+    except ModelpressError as error:
+        _log.warning("checkpoints_not_removed", error=error.detail)
+        return
+    with transaction() as session:
+        checkpoints.forget(session, garbage.ids)
 
 
 def _listen() -> None:

@@ -3,7 +3,8 @@
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import groupby
 from typing import final
 
@@ -12,8 +13,17 @@ from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 
 from core.database.session import transaction
-from core.messages import ArtifactMessage, LogMessage, Message, MetricMessage, ProgressMessage, StepMessage
+from core.messages import (
+    ArtifactMessage,
+    CheckpointMessage,
+    LogMessage,
+    Message,
+    MetricMessage,
+    ProgressMessage,
+    StepMessage,
+)
 from core.services import attempts
+from core.services.attempts import StagedCheckpoint
 from core.services.leases import Lease, LeaseLost
 from workers.ending import End
 from workers.heart import Heart
@@ -22,15 +32,22 @@ from workers.lines import Violation
 _FLUSH_SECONDS = 0.5
 _WAITING = 2000
 _MAX_ARTIFACTS = 64
+_MAX_CHECKPOINTS = 10_000
+Take = Callable[[CheckpointMessage], StagedCheckpoint | None]
 _log = structlog.get_logger(__name__)
 
 
 @final
 class Reporter:
-    """What one job says; memory is bounded, and the runner waits when the database is slower than it."""
+    """What one job says; memory is bounded, and the runner waits when the database is slower than it.
 
-    def __init__(self, lease: Lease, heart: Heart) -> None:
+    `take` brings the files of a checkpoint to the blobs, or gives None where they cannot be kept now.
+    """
+
+    def __init__(self, lease: Lease, heart: Heart, keys: Sequence[str], take: Take) -> None:
         self._lease, self._heart = lease, heart
+        self._keys, self._take_files = keys, take
+        self._checkpoints = 0
         self._waiting: queue.Queue[Message] = queue.Queue(_WAITING)
         self._failure: Exception | None = None
         self._closing = threading.Event()
@@ -53,11 +70,18 @@ class Reporter:
             if len(self.artifacts) > _MAX_ARTIFACTS:
                 raise Violation(f"The runner announced more than {_MAX_ARTIFACTS} artifacts.")
             return True
+        if isinstance(message, CheckpointMessage):
+            self._count(message)
         try:
             self._waiting.put_nowait(message)
         except queue.Full:
             return False
         return True
+
+    def _count(self, message: CheckpointMessage) -> None:
+        self._checkpoints += 1
+        if self._checkpoints > _MAX_CHECKPOINTS or message.step >= len(self._keys):
+            raise Violation("The runner announced a checkpoint of no step, or too many of them.")
 
     def check(self) -> None:
         """Raise what kept the last batch from being written: a `Violation`, or a fault of ours."""
@@ -88,10 +112,24 @@ class Reporter:
         return batch
 
     def _write(self, batch: Sequence[Message]) -> None:
+        """In the order in which it was said: a checkpoint stands for what was measured before it."""
+        for is_checkpoint, group in groupby(batch, key=lambda message: isinstance(message, CheckpointMessage)):
+            if is_checkpoint:
+                for message in group:
+                    self._write_checkpoint(message)
+            else:
+                self._commit(partial(_record, lease=self._lease, batch=list(group)))
+
+    def _write_checkpoint(self, message: Message) -> None:
+        kept = self._take_files(message) if isinstance(message, CheckpointMessage) else None
+        if kept is not None:
+            self._commit(lambda session: attempts.record_checkpoint(session, self._lease, self._keys, kept))
+
+    def _commit(self, action: Callable[[Session], None]) -> None:
         while self._heart.order() is not End.LOST:
             try:
                 with transaction() as session:
-                    _record(session, self._lease, batch)
+                    action(session)
             except LeaseLost:
                 self._heart.lose()
             except OperationalError as error:

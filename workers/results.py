@@ -1,16 +1,20 @@
-"""Brings the files of a finished job to the blobs: found where the runner said, but checked and hashed by us."""
+"""Brings the files of a job to the blobs: found where the runner said, but checked and hashed by us."""
 
 import os
 import stat
 from collections.abc import Sequence
-from contextlib import ExitStack
-from hashlib import file_digest
+from contextlib import ExitStack, suppress
+from hashlib import file_digest, sha256
 from pathlib import Path
+from uuid import uuid4
 
-from core.messages import ArtifactFile, ArtifactMessage
-from core.services.attempts import StagedArtifact, StagedArtifactFile
+from core.messages import ArtifactFile, ArtifactMessage, CheckpointMessage
+from core.services.attempts import StagedArtifact, StagedArtifactFile, StagedCheckpoint
 from core.storage.blobs import Blobs
 from workers.lines import Violation
+from workers.staging import Run
+
+_BLOCK = 1 << 20
 
 
 def keep(out: Path, announced: Sequence[ArtifactMessage], blobs: Blobs) -> list[StagedArtifact]:
@@ -27,6 +31,38 @@ def keep(out: Path, announced: Sequence[ArtifactMessage], blobs: Blobs) -> list[
     ]
 
 
+def take(run: Run, announced: CheckpointMessage, blobs: Blobs) -> StagedCheckpoint:
+    """Store the files of a checkpoint and remove them from `out`; raises as `keep` does, and what the store raises.
+
+    The runner still lives and may write to them: what is hashed and stored is a copy that it cannot reach.
+    """
+    files = []
+    with ExitStack() as stack:
+        for file in announced.files:
+            copy = run.kept / uuid4().hex
+            stack.callback(copy.unlink, missing_ok=True)
+            digest, size = _move(run.out, file, copy)
+            blobs.put_file(copy, digest)
+            files.append(StagedArtifactFile(filename=_label(file.filename), sha256=digest, bytes=size))
+    return StagedCheckpoint(step=announced.step, finished=announced.finished, files=tuple(files))
+
+
+def _move(out: Path, file: ArtifactFile, to: Path) -> tuple[str, int]:
+    """Copy a file and remove it; gives the digest and the size of the copy."""
+    digest, size = sha256(), 0
+    with ExitStack() as stack:
+        descriptor = _open(out, file.path, stack)
+        with open(descriptor, "rb", closefd=False) as content, to.open("xb") as copy:
+            while block := content.read(_BLOCK):
+                digest.update(block)
+                copy.write(block)
+                size += len(block)
+        folder = _open_folder(out, file.path, stack)
+        with suppress(OSError):
+            os.unlink(file.path.rpartition("/")[2], dir_fd=folder)
+    return digest.hexdigest(), size
+
+
 def _keep(out: Path, file: ArtifactFile, blobs: Blobs) -> StagedArtifactFile:
     with ExitStack() as stack:
         descriptor = _open(out, file.path, stack)
@@ -39,27 +75,33 @@ def _keep(out: Path, file: ArtifactFile, blobs: Blobs) -> StagedArtifactFile:
 
 def _open(out: Path, path: str, stack: ExitStack) -> int:
     """The file as a descriptor, reached step by step and never through a link."""
-    *folders, name = path.split("/")
-    if {".", ".."} & {*folders, name}:
-        raise Violation(f"The runner announced the file {path!r}, which is not below its folder.")
-
-    def step(part: str | Path, flags: int, held: int | None) -> int:
-        descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=held)
-        stack.callback(os.close, descriptor)
-        return descriptor
-
-    try:
-        held = step(out, os.O_DIRECTORY, None)
-        for folder in folders:
-            held = step(folder, os.O_DIRECTORY, held)
-        # Without O_NONBLOCK a named pipe would keep us waiting.
-        held = step(name, os.O_NONBLOCK, held)
-    except OSError as error:
-        raise Violation(f"The runner announced {path!r}, which cannot be opened: {error.strerror}.") from error
+    folder = _open_folder(out, path, stack)
+    # Without O_NONBLOCK a named pipe would keep us waiting.
+    held = _step(path, path.rpartition("/")[2], os.O_NONBLOCK, held=folder, stack=stack)
     found = os.fstat(held)
     if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         raise Violation(f"The runner announced {path!r}, which is not a plain file.")
     return held
+
+
+def _open_folder(out: Path, path: str, stack: ExitStack) -> int:
+    """The folder of a file as a descriptor."""
+    *folders, name = path.split("/")
+    if {".", ".."} & {*folders, name}:
+        raise Violation(f"The runner announced the file {path!r}, which is not below its folder.")
+    held = _step(path, out, os.O_DIRECTORY, held=None, stack=stack)
+    for folder in folders:
+        held = _step(path, folder, os.O_DIRECTORY, held=held, stack=stack)
+    return held
+
+
+def _step(path: str, part: str | Path, flags: int, *, held: int | None, stack: ExitStack) -> int:
+    try:
+        descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=held)
+    except OSError as error:
+        raise Violation(f"The runner announced {path!r}, which cannot be opened: {error.strerror}.") from error
+    stack.callback(os.close, descriptor)
+    return descriptor
 
 
 def _label(filename: str) -> str:

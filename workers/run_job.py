@@ -1,22 +1,28 @@
 """The task `run_job`: takes the fairest waiting job, has a runner do it, and writes down how it ended."""
 
-from itertools import chain
+from dataclasses import replace
+
+import structlog
 
 from core.database.session import transaction
-from core.messages import ErrorMessage, JobDone, LogMessage, RunJob, StagedFile
+from core.errors import ModelpressError
+from core.messages import CheckpointMessage, ErrorMessage, JobDone, LogMessage
 from core.services import attempts
-from core.services.attempts import JobClaim
+from core.services.attempts import JobClaim, StagedCheckpoint
 from core.settings import settings
 from core.storage.blobs import Blobs, open_blobs
 from workers import presence, results
-from workers.attend import Attendance, attend, give_back, staged_files, watch
+from workers.attend import Attendance, attend, give_back, watch
 from workers.ending import End, Outcome
 from workers.failures import failure_of_answer
 from workers.heart import boot_time
 from workers.lines import Violation
 from workers.reporter import Reporter
-from workers.staging import Run, staged
+from workers.requests import request_for, sources_of
+from workers.staging import Run, fetch_ahead, staged
 from workers.supervise import Ears, Limits
+
+_log = structlog.get_logger(__name__)
 
 
 def run_job(subject_id: str) -> None:
@@ -33,9 +39,15 @@ def run_job(subject_id: str) -> None:
 
 def _work(attendance: Attendance, claim: JobClaim) -> None:
     blobs = open_blobs(settings().storage_url)
-    others = chain.from_iterable(claim.others.values())
-    with staged((*claim.model, *claim.dataset, *others), blobs) as run:
-        with Reporter(claim.lease, attendance.heart) as reporter:
+    claim, warning = _with_checkpoint(claim, blobs)
+    with staged(sources_of(claim), blobs) as run:
+
+        def take(message: CheckpointMessage) -> StagedCheckpoint | None:
+            return _take(run, message, blobs.of_area("checkpoints"))
+
+        with Reporter(claim.lease, attendance.heart, claim.keys, take) as reporter:
+            if warning is not None:
+                reporter.hear(warning)
             outcome = _watch(attendance, claim, run, reporter)
         reporter.check()
         _conclude(attendance, run, outcome, reporter, blobs)
@@ -53,36 +65,31 @@ def _watch(attendance: Attendance, claim: JobClaim, run: Run, reporter: Reporter
         memory_bytes=asked.memory_bytes,
         disk_bytes=settings().scratch_bytes,
     )
-    outcome = watch(attendance, run, _request(claim, run), limits=limits, ears=Ears(reporter.hear, order))
+    outcome = watch(attendance, run, request_for(claim, run), limits=limits, ears=Ears(reporter.hear, order))
     if outcome.errors and outcome.end not in (End.LOST, End.DRAINED, End.CANCELLED):
         reporter.hear(LogMessage(level="warning", text=outcome.errors[-4000:]))
     return outcome
 
 
-def _request(claim: JobClaim, run: Run) -> RunJob:
-    asked = claim.request
-    return RunJob(
-        job=claim.lease.id,
-        recipe=asked.recipe,
-        target=asked.target,
-        constraints=asked.constraints,
-        seed=claim.seed,
-        model=staged_files(run, claim.model),
-        dataset=staged_files(run, claim.dataset, first=len(claim.model)),
-        dataset_spec=claim.dataset_spec,
-        models=_others(claim, run),
-        lock_path=presence.sandbox().measuring_lock(run),
-    )
+def _with_checkpoint(claim: JobClaim, blobs: Blobs) -> tuple[JobClaim, LogMessage | None]:
+    """The claim, without a checkpoint whose files cannot be had: then the job starts over, and says why."""
+    if claim.resume is None:
+        return claim, None
+    try:
+        fetch_ahead((*claim.resume.finished, *claim.resume.partial), blobs)
+    except ModelpressError as error:
+        text = f"Starting over, since the checkpoint cannot be had: {error.detail}"
+        return replace(claim, resume=None), LogMessage(level="warning", text=text)
+    return claim, None
 
 
-def _others(claim: JobClaim, run: Run) -> dict[str, tuple[StagedFile, ...]]:
-    """The other models, whose files come after those of model and data set."""
-    first = len(claim.model) + len(claim.dataset)
-    found = {}
-    for identifier, sources in claim.others.items():
-        found[identifier] = staged_files(run, sources, first=first)
-        first += len(sources)
-    return found
+def _take(run: Run, message: CheckpointMessage, blobs: Blobs) -> StagedCheckpoint | None:
+    try:
+        return results.take(run, message, blobs)
+    except (ModelpressError, OSError) as error:
+        # A job does not fail for want of a checkpoint.
+        _log.warning("checkpoint_not_kept", step=message.step, error=str(error))
+        return None
 
 
 def _conclude(attendance: Attendance, run: Run, outcome: Outcome, reporter: Reporter, blobs: Blobs) -> None:

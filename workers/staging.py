@@ -50,6 +50,11 @@ class Run:
         return self.folder / "shm"
 
     @property
+    def kept(self) -> Path:
+        """Copies of what the runner may still write to, out of its reach."""
+        return self.folder / "kept"
+
+    @property
     def request(self) -> Path:
         """What is asked of the runner, as JSON."""
         return self.folder / "request.json"
@@ -66,6 +71,13 @@ def staged(sources: Sequence[ClaimedFile], blobs: Blobs) -> Iterator[Run]:
         yield Run(folder, inputs, _measuring_lock(scratch))
 
 
+def fetch_ahead(sources: Sequence[ClaimedFile], blobs: Blobs) -> None:
+    """Bring files into the cache; raises `unavailable` for what cannot be had."""
+    for source in sources:
+        with _cached(source, settings().scratch_dir.absolute() / "cache", blobs):
+            continue
+
+
 @contextmanager
 def _folder(runs: Path) -> Iterator[Path]:
     # The lock tells other workers that the owner lives; the kernel drops it when the owner dies.
@@ -73,7 +85,7 @@ def _folder(runs: Path) -> Iterator[Path]:
     folder.mkdir(mode=0o700, parents=True)
     try:
         with _locked(folder, fcntl.LOCK_EX):
-            for name in ("out", "tmp", "shm"):
+            for name in ("out", "tmp", "shm", "kept"):
                 (folder / name).mkdir(mode=0o700)
             yield folder
     finally:
@@ -86,7 +98,7 @@ def _cached(source: ClaimedFile, cache: Path, blobs: Blobs) -> Iterator[Path]:
     path = cache / source.sha256
     with ExitStack() as stack:
         while not _hold(path, stack):
-            _fetch(source.sha256, path, blobs)
+            _fetch(source.sha256, path, blobs.of_area(source.area))
         _evict(cache)
         yield path
 

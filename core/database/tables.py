@@ -240,6 +240,30 @@ class StepRow(Identified, Table):
     __table_args__ = (UniqueConstraint("job_id", "position"),)
 
 
+class CheckpointRow(Owned, Table):
+    """Files from which a job goes on: after a finished step of its recipe, or from inside the one that runs.
+
+    `key` says what led there and `host` on which kind of machine, so that another job that begins in the same way finds
+    it. One that is dropped waits until its blobs are deleted.
+    """
+
+    __tablename__ = "checkpoints"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), index=True)
+    epoch: Mapped[int] = mapped_column(BigInteger)
+    step: Mapped[int]
+    finished: Mapped[bool]
+    key: Mapped[str]
+    host: Mapped[str]
+    files: Mapped[list[Json]]
+    # The job's last metric before it; what a lost attempt measured later does not count.
+    last_metric: Mapped[int] = mapped_column(BigInteger)
+    dropped_at: Mapped[datetime | None]
+
+    __table_args__ = (Index(None, "tenant_id", "key"),)
+
+
 class ArtifactRow(Identified, Table):
     """A manifest of files; a job and kind has one `final` artifact at most."""
 

@@ -21,6 +21,9 @@ class JobCreate(Asked):
     metadata: Metadata = Field(default_factory=dict)
     seed: int = Field(0, ge=0, lt=2**63)
     webhook_url: str | None = Field(None, max_length=2000)
+    plan: str | None = Field(
+        None, description="The id of a `plan.json` artifact, whose decisions are followed to the same bytes."
+    )
     recipe: Recipe
     target: Target = Target()
     constraints: Constraints = Constraints()
@@ -28,12 +31,14 @@ class JobCreate(Asked):
 
 
 class Progress(Shown):
-    """How far a running job is; `fraction` is of the whole job."""
+    """How far a running job is; `fraction` and `eta_seconds` are of the whole job, the others of the step that runs."""
 
     step: int | None
     method: str
     fraction: float
     eta_seconds: float | None
+    step_fraction: float | None = None
+    step_eta_seconds: float | None = None
     message: str
 
 
@@ -115,6 +120,7 @@ class Job(JobSummary):
     attempt: int
     worker_losses: int
     retry_of: str | None
+    plan: str | None
     cancel_requested: bool
     webhook_url: str | None
     steps: tuple[Step, ...]

@@ -9,14 +9,24 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from core.database.tables import ArtifactRow, DatasetRow, JobRow, Json, MetricRow, ModelRow, StepRow
+from core.database.tables import (
+    ArtifactRow,
+    CheckpointRow,
+    DatasetRow,
+    JobRow,
+    Json,
+    MetricRow,
+    ModelRow,
+    StepRow,
+)
 from core.description import DatasetSpec
 from core.errors import ModelpressError
 from core.ids import new_id
 from core.messages import LogMessage, MetricMessage, ProgressMessage, StepMessage
 from core.resources.job import JobCreate
 from core.resources.shape import Failure
-from core.services import datasets, endings, events, inspected, stream
+from core.services import checkpoints, datasets, endings, events, inspected, stream
+from core.services.checkpoints import Resumption
 from core.services.files import ClaimedFile, claimed_files
 from core.services.job_views import headline_of, request_of
 from core.services.leases import Lease, guard_job, take
@@ -38,6 +48,11 @@ class JobClaim:
     dataset_spec: DatasetSpec | None
     # The other models that the recipe names, by id.
     others: dict[str, tuple[ClaimedFile, ...]]
+    # The `plan.json` that is followed.
+    plan: tuple[ClaimedFile, ...]
+    # What leads to the state after each step, and from where the attempt can go on.
+    keys: tuple[str, ...]
+    resume: Resumption | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,15 @@ class StagedArtifactFile:
     filename: str
     sha256: str
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StagedCheckpoint:
+    """Files that are already blobs: what is there after a step, or the state inside one."""
+
+    step: int
+    finished: bool
+    files: tuple[StagedArtifactFile, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +146,26 @@ def record_logs(session: Session, lease: Lease, messages: Sequence[LogMessage]) 
     stream.append(session, job, "log", [_plain(message) for message in messages])
 
 
+def record_checkpoint(session: Session, lease: Lease, keys: Sequence[str], kept: StagedCheckpoint) -> None:
+    """Keeps from where the job can go on, in place of the last state inside a step; raises LeaseLost."""
+    job = guard_job(session, lease)
+    checkpoints.drop(session, CheckpointRow.job_id == job.id, ~CheckpointRow.finished)
+    last_metric = session.scalar(select(func.max(MetricRow.id)).where(MetricRow.job_id == job.id))
+    session.add(
+        CheckpointRow(
+            tenant_id=job.tenant_id,
+            job_id=job.id,
+            epoch=lease.epoch,
+            step=kept.step,
+            finished=kept.finished,
+            key=keys[kept.step],
+            host=checkpoints.host_kind(),
+            files=_manifest(kept.files),
+            last_metric=last_metric or 0,
+        )
+    )
+
+
 def finish(session: Session, lease: Lease, verdict: Verdict, artifacts: Sequence[StagedArtifact]) -> None:
     """The job succeeded: its verdict and artifacts count from now on. Raises LeaseLost.
 
@@ -177,6 +221,8 @@ def _claimed(session: Session, job: JobRow, lease: Lease) -> JobClaim:
     model = get_owned(session, ModelRow, job.tenant_id, job.model_id)
     dataset = get_owned(session, DatasetRow, job.tenant_id, job.dataset_id) if job.dataset_id else None
     request = request_of(job)
+    plan = get_owned(session, ArtifactRow, job.tenant_id, request.plan) if request.plan else None
+    keys = checkpoints.keys_of(request, model, dataset, plan)
     others = sorted(set(request.recipe.references().values()))
     return JobClaim(
         lease=lease,
@@ -187,11 +233,13 @@ def _claimed(session: Session, job: JobRow, lease: Lease) -> JobClaim:
         dataset=claimed_files(dataset.files) if dataset else (),
         dataset_spec=datasets.spec_of(dataset) if dataset else None,
         others={each: claimed_files(get_owned(session, ModelRow, job.tenant_id, each).files) for each in others},
+        plan=claimed_files(plan.files) if plan else (),
+        keys=keys,
+        resume=checkpoints.find(session, job, keys),
     )
 
 
 def _artifact_row(job: JobRow, artifact: StagedArtifact) -> ArtifactRow:
-    files = [{"filename": file.filename, "sha256": file.sha256, "bytes": file.bytes} for file in artifact.files]
     return ArtifactRow(
         id=new_id("art"),
         tenant_id=job.tenant_id,
@@ -199,8 +247,12 @@ def _artifact_row(job: JobRow, artifact: StagedArtifact) -> ArtifactRow:
         epoch=job.epoch,
         kind=artifact.kind,
         state="final",
-        **inspected.columns_of(files),
+        **inspected.columns_of(_manifest(artifact.files)),
     )
+
+
+def _manifest(files: Sequence[StagedArtifactFile]) -> list[Json]:
+    return [{"filename": file.filename, "sha256": file.sha256, "bytes": file.bytes} for file in files]
 
 
 def _plain(message: BaseModel) -> Json:

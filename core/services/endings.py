@@ -14,7 +14,7 @@ from core.database.tables import DatasetRow, JobRow, Json, ModelRow, StepRow
 from core.errors import CATALOGUE, ModelpressError
 from core.queue import enqueue
 from core.resources.shape import Failure
-from core.services import datasets, events, models, stream
+from core.services import checkpoints, datasets, events, models, stream
 from core.settings import settings
 from core.states import JOB_MOVES, InspectionState, JobState, StepState
 
@@ -41,6 +41,7 @@ def end_job(session: Session, job: JobRow, state: JobState, failure: Failure | N
     job.error = _dump(failure) if failure else None
     _let_go(job)
     _close_steps(session, job, _LEFT_RUNNING[state])
+    checkpoints.drop_at_end(session, job)
     stream.append_state(session, job)
     summary = {"name": job.name, "model": job.model_id, "attempt": job.attempt, **_outcome(job)}
     events.emit(session, f"job.{state}", job, state=state, summary=summary)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.database.tables import Json
+from core.storage.blobs import Area
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,8 +14,9 @@ class ClaimedFile:
     filename: str
     sha256: str
     bytes: int
+    area: Area = "blobs"
 
 
-def claimed_files(files: Sequence[Json]) -> tuple[ClaimedFile, ...]:
+def claimed_files(files: Sequence[Json], area: Area = "blobs") -> tuple[ClaimedFile, ...]:
     """The files of a row."""
-    return tuple(ClaimedFile(str(file["filename"]), str(file["sha256"]), int(file["bytes"])) for file in files)
+    return tuple(ClaimedFile(str(file["filename"]), str(file["sha256"]), int(file["bytes"]), area) for file in files)

@@ -38,6 +38,7 @@ def show_job(session: Session, row: JobRow) -> Job:
         attempt=row.attempt,
         worker_losses=row.worker_losses,
         retry_of=row.retry_of,
+        plan=request.plan,
         cancel_requested=row.cancel_requested_at is not None,
         webhook_url=row.webhook_url,
         steps=tuple(_show_step(step) for step in steps),

@@ -114,7 +114,7 @@ def _queue(session: Session, tenant: str, asked: JobCreate, *, retry_of: str | N
         model_id=asked.model,
         dataset_id=asked.dataset,
         retry_of=retry_of,
-        request=asked.model_dump(mode="json", include={"recipe", "target", "constraints", "limits"}),
+        request=asked.model_dump(mode="json", include={"plan", "recipe", "target", "constraints", "limits"}),
         seed=asked.seed,
         webhook_url=asked.webhook_url,
         state=JobState.QUEUED,

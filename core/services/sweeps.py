@@ -25,7 +25,7 @@ from core.database.tables import (
 )
 from core.description import INSPECTOR_VERSION
 from core.queue import QUEUE_OF, TaskName, enqueue
-from core.services import deliveries, endings, inspected
+from core.services import checkpoints, deliveries, endings, inspected
 from core.settings import settings
 from core.states import InspectionState, JobState
 
@@ -47,6 +47,7 @@ class SweepReport:
     sent_again: int = 0
     outdated: int = 0
     thrown_out: int = 0
+    dropped: int = 0
 
 
 def sweep(session: Session, messages: Mapping[str, int] | None = None) -> SweepReport:
@@ -60,6 +61,7 @@ def sweep(session: Session, messages: Mapping[str, int] | None = None) -> SweepR
         outdated=sum(_inspect_again(session, row_class) for row_class in (ModelRow, DatasetRow)),
         sent_again=_send_again(session, messages) if messages is not None else 0,
         thrown_out=_throw_out(session),
+        dropped=checkpoints.expire(session, func.now() - timedelta(seconds=settings().checkpoint_retention_seconds)),
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from hashlib import sha256 as new_sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Literal, final
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
@@ -29,21 +29,30 @@ _PARTS = 4
 COPY_LIMIT = 5 << 30
 
 
+# Uploads and artifacts; and what only workers read, for a while.
+Area = Literal["blobs", "checkpoints"]
+
+
 @final
 class Blobs:
-    """Immutable bytes under `blobs/<first two digits>/<sha256>`; a blob is there whole or not at all."""
+    """Immutable bytes under `<area>/<first two digits>/<sha256>`; a blob is there whole or not at all."""
 
-    def __init__(self, store: ObjectStore, folder: Path | None) -> None:
+    def __init__(self, store: ObjectStore, folder: Path | None, area: Area = "blobs") -> None:
         """`folder` is where a local store lies: its files are flushed to the disk before they count as stored."""
         self._store = store
         self._folder = folder
+        self._area = area
+
+    def of_area(self, area: Area) -> "Blobs":
+        """The blobs of another area of the same store; what is deleted in one stays in the others."""
+        return Blobs(self._store, self._folder, area)
 
     def put_file(self, path: Path, sha256: str) -> None:
         """Stores a file whose SHA-256 the caller has computed; raises `no_space` or `unavailable`."""
         if self.exists(sha256):
             return
         with _translated():
-            obstore.put(self._store, _key(sha256), path, chunk_size=_PART_BYTES, max_concurrency=_PARTS)
+            obstore.put(self._store, self._key(sha256), path, chunk_size=_PART_BYTES, max_concurrency=_PARTS)
         self._flush(sha256)
 
     async def put_stream(
@@ -64,7 +73,7 @@ class Blobs:
                 chunk_size=_PART_BYTES,
                 max_concurrency=_PARTS,
             )
-            await self._move(temporary, _key(digest.hexdigest), digest.size)
+            await self._move(temporary, self._key(digest.hexdigest), digest.size)
         await asyncio.to_thread(self._flush, digest.hexdigest)
         return digest.hexdigest, digest.size
 
@@ -75,7 +84,7 @@ class Blobs:
         """
         options: GetOptions = {} if part is None else {"range": (part[0], part[1] + 1)}
         with _translated():
-            found = obstore.get(self._store, _key(sha256), options=options)
+            found = obstore.get(self._store, self._key(sha256), options=options)
         return _stream(found)
 
     def fetch(self, sha256: str, to: Path) -> None:
@@ -92,13 +101,13 @@ class Blobs:
     def size(self, sha256: str) -> int:
         """The number of bytes; raises `unavailable` when there is no such blob."""
         with _translated():
-            return int(obstore.head(self._store, _key(sha256))["size"])
+            return int(obstore.head(self._store, self._key(sha256))["size"])
 
     def exists(self, sha256: str) -> bool:
         """Whether the blob is there."""
         with _translated():
             try:
-                obstore.head(self._store, _key(sha256))
+                obstore.head(self._store, self._key(sha256))
             except FileNotFoundError:
                 return False
         return True
@@ -106,7 +115,7 @@ class Blobs:
     def delete(self, sha256: str) -> None:
         """Removes a blob; one that is not there is no error."""
         with _translated(), suppress(FileNotFoundError):
-            obstore.delete(self._store, _key(sha256))
+            obstore.delete(self._store, self._key(sha256))
 
     async def _move(self, source: str, target: str, size: int) -> None:
         if self._folder is not None or size <= COPY_LIMIT:
@@ -117,10 +126,13 @@ class Blobs:
         )
         await obstore.delete_async(self._store, source)
 
+    def _key(self, sha256: str) -> str:
+        return f"{self._area}/{sha256[:2]}/{sha256}"
+
     def _flush(self, sha256: str) -> None:
         if self._folder is None:
             return
-        path = self._folder / _key(sha256)
+        path = self._folder / self._key(sha256)
         for entry in (path, path.parent):
             descriptor = os.open(entry, os.O_RDONLY)
             try:
@@ -167,10 +179,6 @@ class _Digest:
                 yield chunk
         if self._expected is not None and self._expected != self.hexdigest:
             raise ModelpressError("digest_mismatch", f"The bytes received have the SHA-256 {self.hexdigest}.")
-
-
-def _key(sha256: str) -> str:
-    return f"blobs/{sha256[:2]}/{sha256}"
 
 
 def _stream(found: "GetResult") -> Iterator[bytes]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 from celery import Celery
@@ -209,10 +210,11 @@ class World:
         process.wait()
 
 
-def submit(tenant: str, *actions: dict[str, object]) -> str:
+def submit(tenant: str, *actions: dict[str, object], asked: Mapping[str, object] = MappingProxyType({})) -> str:
     """A job of a tenant whose runner does these things."""
     model = _make_model(tenant, json.dumps({"run": actions}))
-    asked = {"model": model, "dataset": _make_dataset(tenant), "recipe": {"steps": [{"method": "quantize.linear"}]}}
+    usual = {"model": model, "dataset": _make_dataset(tenant), "recipe": {"steps": [{"method": "quantize.linear"}]}}
+    asked = {**usual, **asked}
     with transaction() as session:
         return jobs.create(session, tenant, JobCreate.model_validate(asked)).id
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from core.messages import ArtifactFile, ArtifactMessage
+from core.messages import ArtifactFile, ArtifactMessage, CheckpointMessage
 from core.settings import settings
 from core.storage.blobs import Blobs, open_blobs
 from workers.lines import Violation
-from workers.results import keep
+from workers.results import keep, take
+from workers.staging import Run
 
 
 @pytest.fixture
@@ -94,3 +95,31 @@ def test_two_artifacts_of_one_kind_are_refused(blobs: Blobs, tmp_path: Path) -> 
     (tmp_path / "file").write_text("x")
     with pytest.raises(Violation):
         keep(tmp_path, [announce("file"), announce("file")], blobs)
+
+
+def make_run(folder: Path) -> Run:
+    run = Run(folder, (), folder / "lock")
+    for path in (run.out / "checkpoints" / "1", run.kept):
+        path.mkdir(parents=True)
+    return run
+
+
+def test_a_checkpoint_is_copied_hashed_stored_and_removed(blobs: Blobs, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run.out / "checkpoints/1/a.json").write_bytes(b"bytes")
+    files = (ArtifactFile(path="checkpoints/1/a.json", filename="a.json"),)
+    kept = take(run, CheckpointMessage(step=2, finished=True, files=files), blobs.of_area("checkpoints"))
+    assert (kept.step, kept.finished) == (2, True)
+    digest = sha256(b"bytes").hexdigest()
+    assert [(file.filename, file.sha256, file.bytes) for file in kept.files] == [("a.json", digest, 5)]
+    assert b"".join(blobs.of_area("checkpoints").get(digest)) == b"bytes"
+    assert not blobs.exists(digest)
+    assert list(run.kept.iterdir()) == list((run.out / "checkpoints/1").iterdir()) == []
+
+
+def test_a_checkpoint_that_is_a_link_is_none(blobs: Blobs, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    (run.out / "checkpoints/1/a.json").symlink_to("/etc/hostname")
+    files = (ArtifactFile(path="checkpoints/1/a.json", filename="a.json"),)
+    with pytest.raises(Violation):
+        take(run, CheckpointMessage(step=0, finished=False, files=files), blobs)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from core.database.session import transaction
-from core.database.tables import JobRow, MetricRow, ModelRow
+from core.database.tables import CheckpointRow, JobRow, MetricRow, ModelRow
 from core.resources.model import DatasetCreate, ModelCreate
 from core.services import artifacts, datasets, jobs, models, stream
 from core.settings import settings
@@ -52,6 +52,22 @@ def announce(kind: str = "model.onnx", path: str = "model.onnx", filename: str =
     return {"say": {"kind": "artifact", "artifact_kind": kind, "files": files}}
 
 
+LINEAR = {"method": "quantize.linear"}
+
+
+def keep(step: int, *, finished: bool) -> dict[str, object]:
+    return {"checkpoint": {"step": step, "finished": finished, "text": f"{'after' if finished else 'inside'} {step}"}}
+
+
+def measured(value: float) -> dict[str, object]:
+    return {"say": {"kind": "metric", "name": "toy", "value": value}}
+
+
+def logged(tenant: str, job: str) -> list[str]:
+    with transaction() as session:
+        return [str(event.payload["text"]) for event in stream.after(session, tenant, job, 0, types=["log"])]
+
+
 class TestRunJob:
     def test_a_job_succeeds_with_verdict_files_metrics_and_stream(self, tenant: str) -> None:
         job = run(tenant, *script(3, 0.1))
@@ -65,6 +81,53 @@ class TestRunJob:
         assert epochs == [1, 1, 1]
         assert {"job.state", "metric", "job.progress"} <= types
         assert b"".join(open_blobs(settings().storage_url).get(artifact.files[0].sha256)) == b"the result"
+
+    def test_a_killed_runner_is_gone_on_from_where_it_was(self, tenant: str) -> None:
+        killed = [measured(1), keep(0, finished=True), measured(2), keep(1, finished=False), measured(3), {"signal": 9}]
+        again = {"recipe": {"steps": [LINEAR, LINEAR]}}
+        job = submit(tenant, {"tell_resume": 1}, {"unless_resumed": killed}, measured(4), *script(1, 0), asked=again)
+        run_job("")
+        assert (row_of(job).state, row_of(job).worker_losses) == (JobState.QUEUED, 1)
+        run_job("")
+        assert row_of(job).state == JobState.SUCCEEDED
+        said = {"job": job, "steps": 1, "finished": ["after 0"], "partial": ["inside 1"]}
+        assert said in [json.loads(line) for line in logged(tenant, job) if line.startswith("{")]
+        with transaction() as session:
+            shown = jobs.metrics(session, tenant, job, name="toy")
+            rows = session.scalars(select(CheckpointRow).order_by(CheckpointRow.id)).all()
+        # What was measured after the checkpoint is measured again.
+        assert [point.value for point in shown.data] == [1, 2, 4]
+        assert [(row.step, row.finished, row.dropped_at is None) for row in rows] == [
+            (0, True, True),
+            (1, False, False),
+        ]
+
+    def test_a_checkpoint_whose_bytes_are_gone_means_starting_over(self, tenant: str) -> None:
+        killed = [keep(0, finished=True), {"sleep": 1}, {"signal": 9}]
+        job = submit(tenant, {"tell_resume": 1}, {"unless_resumed": killed}, *script(1, 0))
+        run_job("")
+        with transaction() as session:
+            (row,) = session.scalars(select(CheckpointRow)).all()
+        digest = row.files[0]["sha256"]
+        open_blobs(settings().storage_url).of_area("checkpoints").delete(digest)
+        (settings().scratch_dir / "cache" / digest).unlink(missing_ok=True)
+        run_job("")
+        assert row_of(job).state == JobState.QUEUED
+        assert any("Starting over" in line for line in logged(tenant, job))
+
+    def test_an_equal_beginning_of_another_job_is_taken(self, tenant: str) -> None:
+        first = submit(tenant, {"tell_resume": 1}, keep(0, finished=True), *script(1, 0))
+        run_job("")
+        with transaction() as session:
+            second = jobs.retry(session, tenant, first).id
+        run_job("")
+        said = {"job": first, "steps": 1, "finished": ["after 0"], "partial": []}
+        assert said in [json.loads(line) for line in logged(tenant, second) if line.startswith("{")]
+
+    def test_a_checkpoint_of_a_step_that_there_is_not(self, tenant: str) -> None:
+        job = run(tenant, keep(3, finished=True), {"sleep": 5}, {"done": 1})
+        assert job.error is not None
+        assert job.error["code"] == "protocol_violation"
 
     def test_what_a_message_promises_and_nothing_waits(self, tenant: str) -> None:
         run_job("job_unknown")

@@ -21,7 +21,7 @@ from core.description import (
     SplitDescription,
     TensorDescription,
 )
-from core.messages import REQUEST, DatasetInspected, InspectDataset, JobDone, ModelInspected, RunJob, Said
+from core.messages import REQUEST, DatasetInspected, InspectDataset, InspectModel, JobDone, ModelInspected, RunJob, Said
 from core.verdict import Change, Conditions, ItemisedBytes, Measured, Reproduce, Verdict
 
 MEASURED = Measured(
@@ -85,6 +85,7 @@ DATASET = DatasetDescription(
 
 
 HELD: list[object] = []
+REQUESTED: RunJob | InspectModel | InspectDataset
 # A path below the folder of the run, and what is written there or how much.
 Written = tuple[str, str]
 Filled = tuple[str, int]
@@ -209,6 +210,28 @@ def connect(address: str | list[object]) -> None:
         connection.connect(address if isinstance(address, str) else tuple(address))
 
 
+def checkpoint(asked: dict[str, object]) -> None:
+    """A checkpoint of one file."""
+    path = f"checkpoints/{len(list((WORKDIR / 'out').glob('checkpoints/*')))}/kept.txt"
+    write((f"out/{path}", str(asked["text"])))
+    files = [{"path": path, "filename": "kept.txt"}]
+    emit(json.dumps({"kind": "checkpoint", "step": asked["step"], "finished": asked["finished"], "files": files}))
+
+
+def tell_resume(_: object) -> None:
+    resume = REQUESTED.resume
+    if resume is None:
+        return
+    kept = {kind: [Path(file.path).read_text() for file in getattr(resume, kind)] for kind in ("finished", "partial")}
+    log(json.dumps({"job": resume.job, "steps": resume.steps, **kept}))
+
+
+def unless_resumed(actions: list[dict[str, object]]) -> None:
+    """What a run does that nothing has gone before."""
+    if REQUESTED.resume is None:
+        carry_out(actions)
+
+
 ACTIONS = {
     "say": lambda message: emit(json.dumps(message)),
     "done": lambda _: say(JobDone(verdict=VERDICT)),
@@ -232,19 +255,27 @@ ACTIONS = {
     "close_folder": close_folder,
     "python": run_python,
     "probe": probe,
+    "checkpoint": checkpoint,
+    "tell_resume": tell_resume,
+    "unless_resumed": unless_resumed,
 }
 
 
+def carry_out(actions: list[dict[str, object]]) -> None:
+    for action in actions:
+        ((name, asked),) = action.items()
+        ACTIONS[name](asked)
+
+
 def main() -> None:
-    request = REQUEST.validate_json((WORKDIR / "request.json").read_bytes())
+    global REQUESTED  # noqa: PLW0603  (a program with one request)
+    request = REQUESTED = REQUEST.validate_json((WORKDIR / "request.json").read_bytes())
     if isinstance(request, InspectDataset):
         say(DatasetInspected(description=DATASET))
         return
     files = request.model if isinstance(request, RunJob) else request.files
     script = json.loads(Path(files[0].path).read_text())
-    for action in script.get("run" if isinstance(request, RunJob) else "inspect", []):
-        ((name, asked),) = action.items()
-        ACTIONS[name](asked)
+    carry_out(script.get("run" if isinstance(request, RunJob) else "inspect", []))
     if not isinstance(request, RunJob):
         say(ModelInspected(description=MODEL))
 
