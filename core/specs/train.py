@@ -1,10 +1,11 @@
 """How networks are trained, and the specs of the family `train`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from core.specs.base import Asked
+from core.description import ModelDescription
+from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
 
 Augmentation = Literal["auto", "none", "shift", "shift_flip"]
 
@@ -61,3 +62,44 @@ class Training(Asked):
         description="Evaluations without a better one after which training ends. With a validation split the best "
         "weights are kept in any case.",
     )
+
+
+class Finetune(Training, Spec):
+    """Training on, with the labels of the data: what earlier steps have cost is won back.
+
+    Weights stay as they are stored: masks stay masks, integers, levels and codebooks are trained as such, with
+    straight-through gradients and learned scales where numbers are rounded (Esser et al. 2020, arXiv 1902.08153) and
+    gradients summed by centroid where they are shared (Han et al. 2016, arXiv 1510.00149). After `quantize.linear` this
+    is quantization-aware training. The loss follows the task: cross-entropy, of every class for itself where there may
+    be several, of every token, or squared error. The best weights by the validation split are kept, which may be those
+    from before. Batch norms are part of their layers where they can be, and then have no statistics to follow.
+    """
+
+    title: ClassVar[str] = "Fine-tuning"
+    family: ClassVar[Family] = "train"
+    needs: ClassVar[Needs] = Needs(data=True, labels=True, training=True)
+    example: ClassVar[dict[str, object]] = {"method": "finetune", "epochs": 2}
+    works_on: ClassVar[WorksOn] = "network"
+
+    method: Literal["finetune"] = "finetune"
+    regression: Literal["squared", "huber"] = Field(
+        "squared", description="Loss of numbers; huber weighs errors above 1 by their size instead of their square."
+    )
+
+    def calibration_samples(self) -> int:
+        """None: it is trained on the train split."""
+        return 0
+
+    def requires(self, description: ModelDescription) -> Capability:
+        """A network with weights."""
+        if description.mode == "onnx_only":
+            return Capability(
+                ok=False, why=f"The file could not be read as a network, so it cannot be trained: {description.why}"
+            )
+        layers = tuple(layer.name for layer in description.layers if layer.parameters)
+        if not layers:
+            return Capability(ok=False, why="The network has no weights that could be trained.")
+        return Capability(ok=True, layers=layers)
+
+
+TRAIN: tuple[type[Spec], ...] = (Finetune,)

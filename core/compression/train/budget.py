@@ -60,8 +60,10 @@ class Budget:
         )
 
     def _fitting_batch(self) -> int:
+        before = state_of(self._learner)
         batch = on_device(self._feeder.batch(0), self._learner.device)
         found = choose_micro_batch(self._learner.mounted, self._learner.objective, batch)
+        put_state(self._learner, before)
         if found < self._feeder.batch_size:
             text = f"Batches of {self._feeder.batch_size} are computed in parts of {found}, since memory is short."
             self._context.log(text)

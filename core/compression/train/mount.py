@@ -1,14 +1,19 @@
 """A network made trainable: encoded parameters give way to weights that learn on their grid, and come back encoded."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import final
 
+import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
+from core.compression.train.grids import BoundBias, LearningGrid, fix_grids, learn_grids
 from core.compression.train.objective import Answers
 from core.errors import ModelpressError
+from core.network.encodings import AffineInteger, Encoding
+from core.network.encodings.affine_integer import IntegerWeight
 from core.network.encodings.trainable import TrainableWeight
 from core.network.network import Network
 
@@ -25,8 +30,9 @@ class TrainableNetwork(nn.Module):
         plain = copy.deepcopy(network.graph).eval()
         for parameter in plain.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        self.graph = _watch(plain, watched)
+        learn_grids(plain)
         self._learnt = _learn_encoded(plain, network)
+        self.graph = _watch(plain, watched)
         self.weights = nn.ModuleList(self._learnt.values())
         self._norms = [layer for layer in plain.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
         # In a tuple, so that its parameters are not counted a second time.
@@ -55,6 +61,7 @@ class TrainableNetwork(nn.Module):
         """The network as it is now, encoded anew; its outputs equal those of `forward` in eval mode bit for bit."""
         self.zero_grad(set_to_none=True)
         graph = copy.deepcopy(self._plain[0]).cpu().eval()
+        fix_grids(graph)
         parameters = dict(graph.named_parameters(remove_duplicate=False))
         encodings = dict(self._network.encodings)
         for path, weight in self._learnt.items():
@@ -73,14 +80,42 @@ def _learn_encoded(graph: fx.GraphModule, network: Network) -> dict[str, Trainab
     learnt: dict[str, TrainableWeight] = {}
     seen: set[int] = set()
     parameters = dict(graph.named_parameters(remove_duplicate=False))
-    for path, encoding in network.encodings.items():
+    # Weights come first: the scale of an integer bias is bound to that of its weight.
+    for path, encoding in sorted(network.encodings.items(), key=lambda each: _is_integer_bias(each[1])):
         parameter = parameters[path]
         if id(parameter) in seen:
             continue
         seen.add(id(parameter))
-        learnt[path] = encoding.trainable(parameter.detach())
+        bound = _bind(graph, path, parameter, encoding=encoding, learnt=learnt)
+        learnt[path] = bound or encoding.trainable(parameter.detach())
         parameter.requires_grad = False
     return learnt
+
+
+def _is_integer_bias(encoding: Encoding) -> bool:
+    return isinstance(encoding, AffineInteger) and encoding.grid.storage is torch.int32
+
+
+def _bind(
+    graph: fx.GraphModule,
+    path: str,
+    bias: Tensor,
+    *,
+    encoding: Encoding,
+    learnt: Mapping[str, TrainableWeight],
+) -> BoundBias | None:
+    """An integer bias bound to the weight and the input of its layer; None for what is none."""
+    if not (isinstance(encoding, AffineInteger) and _is_integer_bias(encoding)):
+        return None
+    layer = path.rpartition(".")[0]
+    weight = learnt.get(f"{layer}.weight")
+    call = next(node for node in graph.graph.nodes if node.op == "call_module" and node.target == layer)
+    source = call.all_input_nodes[0]
+    grid = graph.get_submodule(str(source.target)) if source.op == "call_module" else None
+    if not isinstance(weight, IntegerWeight) or not isinstance(grid, LearningGrid):
+        text = f"The bias of {layer} is an integer, but its weight or its input is not."
+        raise ModelpressError("internal", text, layer=layer)
+    return BoundBias(bias, encoding, weight, grid)
 
 
 def _names_of(parameter: nn.Parameter, graph: fx.GraphModule) -> set[str]:

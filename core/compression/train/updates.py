@@ -1,10 +1,10 @@
 """One update of the weights: gradients over the parts of a batch, clipping, learning rate, optimiser, running mean."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from core.specs.train import Training
 MOMENTUM = 0.9
 # Of a matrix or a kernel; biases, gains and scales have fewer dimensions.
 DECAYED_RANK = 2
+# The name of what encodings and grids multiply their integers by.
+SCALE = "scale"
 # Offset of the running mean's warm-up, as in TensorFlow's ExponentialMovingAverage.
 _EMA_WARM_UP = 10
 
@@ -43,15 +45,17 @@ class Learner:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def __post_init__(self) -> None:
-        trained: list[nn.Parameter] = [
-            parameter
-            for module in (self.mounted, self.objective)
-            for parameter in module.parameters()
+        trained = {
+            f"{place}.{name}": parameter
+            for place, module in (("network", self.mounted), ("objective", self.objective))
+            for name, parameter in module.named_parameters()
             if parameter.requires_grad
-        ]
-        self.parameters = trained
+        }
+        self.parameters = list(trained.values())
         self.optimiser = _optimiser(trained, self.settings)
-        self.mean: list[Tensor] = [parameter.detach().clone() for parameter in trained] if self.settings.ema else []
+        self.mean: list[Tensor] = (
+            [parameter.detach().clone() for parameter in self.parameters] if self.settings.ema else []
+        )
 
     def update(self, batch: TrainingBatch, rate: float, number: int) -> Tensor:
         """Change the weights once at the learning rate `rate`; gives the mean loss of the samples, on the device."""
@@ -67,7 +71,7 @@ class Learner:
         if self.settings.clip is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["pace"]
         self.optimiser.step()
         if self.settings.ema is not None:
             decay = min(self.settings.ema, (1 + number) / (_EMA_WARM_UP + number))
@@ -90,12 +94,19 @@ def _copy(values: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
     torch._foreach_copy_([parameter.detach() for parameter in parameters], list(values))
 
 
-def _optimiser(parameters: list[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [each for each in parameters if each.dim() >= DECAYED_RANK], "weight_decay": settings.weight_decay},
-        {"params": [each for each in parameters if each.dim() < DECAYED_RANK], "weight_decay": 0.0},
+def _optimiser(parameters: Mapping[str, nn.Parameter], settings: Training) -> torch.optim.Optimizer:
+    """AdamW or SGD over groups of parameters; each has a `pace` that the learning rate is multiplied by."""
+    scales = {name: each for name, each in parameters.items() if name.rpartition(".")[2] == SCALE}
+    others = [each for name, each in parameters.items() if name not in scales]
+    groups: list[dict[str, Any]] = [
+        {"params": [each for each in others if each.dim() >= DECAYED_RANK], "weight_decay": settings.weight_decay},
+        {"params": [each for each in others if each.dim() < DECAYED_RANK], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
+    groups = [group | {"pace": 1.0} for group in groups if group["params"]]
+    for scale in scales.values():
+        # Adam moves every number by about the learning rate; a scale, which is small, has to move in proportion.
+        pace = float(scale.detach().abs().mean()) if settings.optimiser == "adamw" else 1.0
+        groups.append({"params": [scale], "weight_decay": 0.0, "pace": pace})
     if settings.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=1.0, momentum=MOMENTUM, nesterov=True, fused=True)
     return torch.optim.AdamW(groups, lr=1.0, fused=True)

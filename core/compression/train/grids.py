@@ -1,0 +1,81 @@
+"""What is trained beside encoded weights: grids of activations, and integer biases, whose scale is not their own."""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from core.network.encodings import ActivationGrid, AffineInteger
+from core.network.encodings.activation import ACTIVATION_LEVELS, SMALLEST_SCALE
+from core.network.encodings.affine_integer import IntegerWeight
+from core.network.encodings.blocks import SMALLEST_SCALE as SMALLEST_WEIGHT_SCALE
+from core.network.encodings.straight_through import round_through
+from core.network.encodings.trainable import TrainableWeight
+
+
+@final
+class LearningGrid(nn.Module):
+    """An activation grid that stays in place while the network learns around it; its scale learns too (LSQ).
+
+    The gradient passes where the value is inside of the range (arXiv 1902.08153, equations 3 and 5).
+    """
+
+    def __init__(self, grid: ActivationGrid) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(grid.scale.detach().clone())
+        self.register_buffer("zero_point", grid.zero_point.detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` on the grid, bit for bit as `ActivationGrid` puts it there."""
+        scale, zero = self.step(), self.get_buffer("zero_point").to(torch.float32)
+        with torch.no_grad():
+            rounded = (torch.clamp(torch.round(x / scale) + zero, 0, ACTIVATION_LEVELS) - zero) * scale
+        return round_through(x, scale, rounded, ends=(-zero, ACTIVATION_LEVELS - zero))
+
+    def step(self) -> Tensor:
+        """The scale, kept above the smallest."""
+        return self.scale.clamp_min(SMALLEST_SCALE)
+
+    def grid(self) -> ActivationGrid:
+        """The grid as it is now."""
+        return ActivationGrid(float(self.step().detach()), int(self.get_buffer("zero_point")))
+
+
+@final
+class BoundBias(TrainableWeight):
+    """A bias in 32-bit integers: runtimes add it to sums of products, so its scale is input scale × weight scale."""
+
+    def __init__(self, bias: Tensor, start: AffineInteger, weight: IntegerWeight, grid: LearningGrid) -> None:
+        super().__init__()
+        self.latent = nn.Parameter(bias.detach().float().clone())
+        self._start = start
+        # In a tuple, since they are trained under other names.
+        self._scales = (weight, grid)
+
+    def forward(self) -> Tensor:
+        """The rounded bias (channels,), with a straight-through gradient to the latent one alone."""
+        encoded = self.encode()
+        levels = self._start.grid
+        ends = (torch.tensor(float(levels.low)), torch.tensor(float(levels.high)))
+        return round_through(self.latent, encoded.scale, encoded.decode(), ends=ends)
+
+    def encode(self) -> AffineInteger:
+        """The nearest integers at the product of both scales as they are now."""
+        weight, grid = self._scales
+        of_weight = weight.scale.detach().clamp_min(SMALLEST_WEIGHT_SCALE)
+        return self._start.rescaled(self.latent, of_weight * grid.step().detach())
+
+
+def learn_grids(graph: nn.Module) -> dict[str, LearningGrid]:
+    """Put what learns in the place of each activation grid; gives them by path."""
+    grids = {path: LearningGrid(each) for path, each in graph.named_modules() if isinstance(each, ActivationGrid)}
+    for path, grid in grids.items():
+        graph.set_submodule(path, grid)
+    return grids
+
+
+def fix_grids(graph: nn.Module) -> None:
+    """The opposite of `learn_grids`."""
+    learning = [(path, each) for path, each in graph.named_modules() if isinstance(each, LearningGrid)]
+    for path, each in learning:
+        graph.set_submodule(path, each.grid())
