@@ -31,7 +31,8 @@ def count_costs(path: Path, feed: Feed) -> Costs:
     for name, constant in graph.constants.items():
         tensors[name] = TensorCost(tuple(constant.dims), 0)
     batch = batch_of(feed)
-    return Costs(count_parameters(graph), sum(count_macs(node, tensors) for node in graph.nodes) // batch)
+    running = [node for node in graph.nodes if node.output[0] not in graph.folded]
+    return Costs(count_parameters(graph, tensors), sum(count_macs(node, tensors) for node in running) // batch)
 
 
 def count_macs(node: onnx.NodeProto, tensors: dict[str, TensorCost]) -> int:

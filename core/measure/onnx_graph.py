@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import final
 
@@ -37,6 +38,17 @@ class OnnxGraph:
         for node in self.nodes:
             for index, name in enumerate(node.input):
                 self.consumers[name].append((node, index))
+
+    @cached_property
+    def folded(self) -> dict[str, frozenset[str]]:
+        """Values that follow from constants alone, and from which; a runtime computes them once, while it loads."""
+        found: dict[str, frozenset[str]] = {}
+        for node in self.nodes:
+            names = [name for name in node.input if name]
+            if all(name in self.constants or name in found for name in names):
+                below = frozenset().union(*(found.get(name, frozenset({name})) for name in names))
+                found |= dict.fromkeys(node.output, below)
+        return found
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -1,12 +1,14 @@
 """What each constant of an ONNX graph is: weight, bias, scale, codebook, index, or part of the graph itself."""
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 import onnx
 
-from core.measure.onnx_graph import OnnxGraph
+from core.measure.onnx_graph import OnnxGraph, TensorCost
+from core.network.export_compact import PRODUCER
 from core.network.onnx_outside import is_outside, map_tensor
 
 Role = Literal["weights", "biases", "scales", "codebooks", "indices", "graph"]
@@ -39,6 +41,7 @@ TRANSPARENT = frozenset(
 INTEGERS_OF_WEIGHTS = frozenset(
     {onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4}
 )
+SAID: dict[str, Role] = {role: role for role in ("weights", "biases", "scales", "codebooks", "indices")}
 VALUES_OF_MASK = 2
 # Looked at first, since most tables show with these that they are no masks.
 SOME_NUMBERS = 4096
@@ -52,17 +55,37 @@ def find_roles(graph: OnnxGraph) -> dict[str, Role]:
     return {name: _find_role(graph, name, tensor) for name, tensor in graph.constants.items()}
 
 
-def count_parameters(graph: OnnxGraph) -> int:
-    """How many weights and biases there are; a weight that is stored as an index counts once."""
+def count_parameters(graph: OnnxGraph, tensors: Mapping[str, TensorCost]) -> int:
+    """How many weights and biases there are; a weight that is stored as an index counts once.
+
+    `tensors` has the shapes of values; a weight that our own files store in parts is counted once it is put together.
+    """
     roles = find_roles(graph)
-    return sum(
-        math.prod(graph.constants[name].dims)
-        for name, role in roles.items()
-        if role in ("weights", "biases", "indices")
-    )
+    parts = {name for name in roles if _said(graph, name) is not None}
+    made = {
+        name
+        for node in graph.nodes
+        if node.output[0] not in graph.folded
+        for name in node.input
+        if graph.folded.get(name, frozenset()) & parts
+    }
+    shapes = [tensors[name].shape for name in made]
+    for name, role in roles.items():
+        if role in ("weights", "biases", "indices") and name not in parts:
+            shapes.append(tuple(graph.constants[name].dims))
+    return sum(map(math.prod, shapes))
+
+
+def _said(graph: OnnxGraph, name: str) -> Role | None:
+    """What our own files say of a part of an encoded weight."""
+    _, slash, role = name.rpartition("/")
+    return SAID.get(role) if slash and graph.model.producer_name == PRODUCER else None
 
 
 def _find_role(graph: OnnxGraph, name: str, tensor: onnx.TensorProto) -> Role:
+    said = _said(graph, name)
+    if said is not None:
+        return said
     for node, index in graph.consumers[name]:
         role = ROLES.get(node.op_type, {}).get(index)
         if role is not None:

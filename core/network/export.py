@@ -14,10 +14,12 @@ from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
 
 from core.errors import ModelpressError
+from core.network.encodings import Written
 from core.network.encodings.operators import ONNX_TRANSLATIONS
 from core.network.export_check import check_onnx, check_pt2
 from core.network.export_compact import compact_onnx
 from core.network.export_graph import EXAMPLE_BATCH, Flavour, example_inputs, expand
+from core.network.export_stored import put_stored
 from core.network.network import Network
 from core.network.silence import silence
 from core.specs.file_sizes import MAX_WEIGHT_BYTES, refuse_result
@@ -34,8 +36,9 @@ def export_onnx(network: Network, path: Path, *, probes: tuple[Tensor, ...] | No
 
     Raises `export_disagrees`, and `graph_too_large` where the weights do not fit into one file.
     """
-    program = _program(network, "onnx")
-    _check_size(program)
+    written = Written()
+    program = _program(network, "onnx", written)
+    _check_size(program, written)
     with silence(), _typed_errors():
         made = torch.onnx.export(
             program,
@@ -48,7 +51,7 @@ def export_onnx(network: Network, path: Path, *, probes: tuple[Tensor, ...] | No
         )
     if made is None:
         raise ModelpressError("export_disagrees", "The exporter wrote no ONNX model.")
-    model = compact_onnx(made.model_proto, network)
+    model = put_stored(compact_onnx(made.model_proto, network), written)
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString(deterministic=True))
     check_onnx(network, path, probes)
@@ -80,14 +83,17 @@ def export_safetensors(network: Network, path: Path) -> None:
     save_file(tensors, path, metadata={"encodings": json.dumps(names, sort_keys=True)})
 
 
-def _program(network: Network, flavour: Flavour) -> ExportedProgram:
+def _program(network: Network, flavour: Flavour, written: Written | None = None) -> ExportedProgram:
     shapes = tuple(
         {axis: Dim.DYNAMIC for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
         for tensor in network.inputs
     )
     with silence(), torch.no_grad():
         return torch.export.export(
-            expand(network, flavour), example_inputs(network, EXAMPLE_BATCH), dynamic_shapes=shapes, strict=False
+            expand(network, flavour, written),
+            example_inputs(network, EXAMPLE_BATCH),
+            dynamic_shapes=shapes,
+            strict=False,
         )
 
 
@@ -101,11 +107,12 @@ def strip_traces(program: ExportedProgram) -> None:
                     node.meta.pop(trace, None)
 
 
-def _check_size(program: ExportedProgram) -> None:
+def _check_size(program: ExportedProgram, written: Written) -> None:
     tensors = [
         value for value in (*program.state_dict.values(), *program.constants.values()) if isinstance(value, Tensor)
     ]
     size = sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
+    size += sum(sum(encoding.bytes().model_dump().values()) for encoding in written.encodings.values())
     if size > MAX_WEIGHT_BYTES:
         raise refuse_result(size)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import onnx
 
+from core.network.encodings.operators import DOMAIN, STORED
 from core.network.network import Network
 
 PRODUCER = "modelpress"
@@ -74,7 +75,8 @@ def _share_initializers(graph: onnx.GraphProto) -> None:
             node.input[i] = renamed.get(name, name)
 
 
-def _short_names(taken: set[str]) -> Iterator[str]:
+def short_names(taken: set[str]) -> Iterator[str]:
+    """0, 1, … z, 10, …, without those that are taken."""
     number = 0
     while True:
         name, rest = "", number
@@ -92,7 +94,7 @@ def _rename_values(graph: onnx.GraphProto, *, parameters: frozenset[str]) -> Non
     """Parameters keep their names, all that lies between gets short ones."""
     interface = {value.name for value in [*graph.input, *graph.output]}
     kept = interface | {tensor.name for tensor in graph.initializer if tensor.name in parameters}
-    names = _short_names(kept)
+    names = short_names(kept)
     renamed: dict[str, str] = {name: name for name in kept}
     renamed[""] = ""
     for tensor in graph.initializer:
@@ -109,7 +111,13 @@ def _rename_values(graph: onnx.GraphProto, *, parameters: frozenset[str]) -> Non
 
 def _rename_nodes(graph: onnx.GraphProto) -> None:
     """A node that uses a layer's parameter is named after the layer, others need no name."""
-    sources = {tensor.name: tensor.name for tensor in graph.initializer if "." in tensor.name}
+    stored = {
+        node.output[0]: onnx.helper.get_node_attr_value(node, "key").decode()
+        for node in graph.node
+        if node.domain == DOMAIN and node.op_type == STORED
+    }
+    names = [*((tensor.name, tensor.name) for tensor in graph.initializer), *stored.items()]
+    sources = {value: name for value, name in names if "." in name}
     used: set[str] = set()
     for node in graph.node:
         del node.metadata_props[:]
@@ -118,7 +126,7 @@ def _rename_nodes(graph: onnx.GraphProto) -> None:
         source = next((sources[name] for name in node.input if name in sources), None)
         if source is None:
             continue
-        if node.op_type == "DequantizeLinear":
+        if node.op_type == "DequantizeLinear" or (node.op_type == "Transpose" and node.input[0] in stored):
             sources[node.output[0]] = source
             continue
         layer = source.rpartition(".")[0]

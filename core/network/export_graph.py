@@ -1,6 +1,7 @@
 """From a network to a graph that torch.export takes: encoded parameters become the nodes that rebuild them."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from core.description import BATCH, TensorDescription
-from core.network.encodings import ActivationGrid, AffineInteger, Dense, Emission, Encoding, operators
+from core.network.encodings import ActivationGrid, AffineInteger, Dense, Emission, Encoding, Written, operators
 from core.network.network import Network
 from core.network.share import copy_graph
 
@@ -38,8 +39,12 @@ def _dtype(described: TensorDescription) -> torch.dtype:
     return torch.float32 if dtype.is_floating_point else cast(torch.dtype, dtype)
 
 
-def expand(network: Network, flavour: Flavour) -> fx.GraphModule:
-    """A copy of the network's graph in which every encoded parameter is written out in the given flavour."""
+def expand(network: Network, flavour: Flavour, written: Written | None = None) -> fx.GraphModule:
+    """A copy of the network's graph in which every encoded parameter is written out in the given flavour.
+
+    `written` gets the encodings that stand in it as one node each, for `put_stored` to write them into the ONNX graph.
+    """
+    written = written or Written()
     module = copy_graph(network.graph)
     module.requires_grad_(requires_grad=False)
     ranks = input_ranks(network)
@@ -53,12 +58,11 @@ def expand(network: Network, flavour: Flavour) -> fx.GraphModule:
                 if flavour == "onnx":
                     _expand_activation(module, node)
             elif _is_written_out(layer, node.target, network, ranks.get(node.name, 2)):
-                _expand_layer(
-                    module, node, layer=layer, encodings=network.encodings, flavour=flavour, rank=ranks[node.name]
-                )
+                place = _Place(module, flavour, written)
+                _expand_layer(place, node, layer=layer, encodings=network.encodings, rank=ranks[node.name])
                 replaced.add(node.target)
         elif node.op == "get_attr" and node.target in network.encodings:
-            _expand_attribute(module, node, encoding=network.encodings[node.target], flavour=flavour)
+            _expand_attribute(_Place(module, flavour, written), node, encoding=network.encodings[node.target])
     module.graph.lint()
     module.recompile()
     return module
@@ -139,37 +143,46 @@ def _expand_activation(module: fx.GraphModule, node: fx.Node) -> None:
     graph.erase_node(node)
 
 
-def _expand_layer(
-    module: fx.GraphModule,
-    node: fx.Node,
-    *,
-    layer: nn.Module,
-    encodings: dict[str, Encoding],
-    flavour: Flavour,
-    rank: int,
-) -> None:
-    path = str(node.target)
-    transposed = flavour == "onnx" and isinstance(layer, nn.Linear) and rank != 2
+@dataclass(frozen=True)
+class _Place:
+    """The graph that is written into, how, and what is written later."""
+
+    module: fx.GraphModule
+    flavour: Flavour
+    written: Written
+
+    def emission(self, path: str) -> Emission:
+        return Emission(self.module, path, self.written)
+
+    def emit(self, encoding: Encoding, emission: Emission) -> fx.Node:
+        return encoding.emit_onnx(emission) if self.flavour == "onnx" else encoding.emit_pt2(emission)
+
+
+def _expand_layer(place: _Place, node: fx.Node, *, layer: nn.Module, encodings: dict[str, Encoding], rank: int) -> None:
+    path, module = str(node.target), place.module
     if type(module.get_submodule(path)) is not nn.Module:
         module.set_submodule(path, nn.Module())
-    emitted: dict[str, fx.Node | None] = {"bias": None}
-    graph = module.graph
-    table = encodings.get(f"{path}.weight")
-    if isinstance(layer, nn.Embedding) and isinstance(table, AffineInteger) and table.axis == 0:
-        with graph.inserting_before(node):
-            value = _look_up(node, table, Emission(module, path, "weight"))
-        node.replace_all_uses_with(value)
-        graph.erase_node(node)
-        return
-    with graph.inserting_before(node):
-        for name, parameter in layer.named_parameters(recurse=False):
-            encoding = encodings.get(f"{path}.{name}") or Dense(parameter)
-            if transposed and name == "weight":
-                encoding = encoding.transpose()
-            emitted[name] = _emit(encoding, Emission(module, path, name), flavour)
-        value = _call(graph, layer, node, emitted=emitted, transposed=transposed)
+    with module.graph.inserting_before(node):
+        table = encodings.get(f"{path}.weight")
+        if isinstance(layer, nn.Embedding) and isinstance(table, AffineInteger) and table.has_plain_rows:
+            value = _look_up(node, table, place.emission(f"{path}.weight"))
+        else:
+            transposed = place.flavour == "onnx" and isinstance(layer, nn.Linear) and rank != 2
+            emitted: dict[str, fx.Node | None] = {"bias": None}
+            for name, parameter in layer.named_parameters(recurse=False):
+                encoding = encodings.get(f"{path}.{name}") or Dense(parameter)
+                emission = place.emission(f"{path}.{name}")
+                emission.transposed = transposed and name == "weight"
+                emission.fused = _is_rounded(node.args[0])
+                emitted[name] = place.emit(encoding, emission)
+            value = _call(module.graph, layer, node, emitted=emitted, transposed=transposed)
     node.replace_all_uses_with(value)
-    graph.erase_node(node)
+    module.graph.erase_node(node)
+
+
+def _is_rounded(value: object) -> bool:
+    """Whether a layer gets integers, so that onnxruntime multiplies its own as they are."""
+    return isinstance(value, fx.Node) and value.target is operators.DEQUANTIZE
 
 
 def _look_up(node: fx.Node, table: AffineInteger, emission: Emission) -> fx.Node:
@@ -181,10 +194,6 @@ def _look_up(node: fx.Node, table: AffineInteger, emission: Emission) -> fx.Node
     if table.grid.zero_point:
         value = emission.call(torch.ops.aten.sub.Tensor, value, float(table.grid.zero_point))
     return emission.call(torch.ops.aten.mul.Tensor, value, scales)
-
-
-def _emit(encoding: Encoding, emission: Emission, flavour: Flavour) -> fx.Node:
-    return encoding.emit_onnx(emission) if flavour == "onnx" else encoding.emit_pt2(emission)
 
 
 def _call(
@@ -206,10 +215,11 @@ def _call(
     raise TypeError(f"an encoded {type(layer).__name__} cannot be written out")
 
 
-def _expand_attribute(module: fx.GraphModule, node: fx.Node, *, encoding: Encoding, flavour: Flavour) -> None:
-    owner, _, name = str(node.target).rpartition(".")
-    with module.graph.inserting_before(node):
-        delattr(module.get_submodule(owner), name)
-        value = _emit(encoding, Emission(module, owner, name), flavour)
+def _expand_attribute(place: _Place, node: fx.Node, *, encoding: Encoding) -> None:
+    path = str(node.target)
+    owner, _, name = path.rpartition(".")
+    with place.module.graph.inserting_before(node):
+        delattr(place.module.get_submodule(owner), name)
+        value = place.emit(encoding, place.emission(path))
     node.replace_all_uses_with(value)
-    module.graph.erase_node(node)
+    place.module.graph.erase_node(node)

@@ -1,5 +1,6 @@
 """The affine integer encoding: value = scale · (integer − zero point) (Jacob et al. 2018, arXiv 1712.05877, eq. 1)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -8,32 +9,36 @@ from pydantic import JsonValue
 from torch import Tensor, fx, nn
 
 from core.network.encodings import operators
+from core.network.encodings.blocks import SMALLEST_SCALE, Blocks
+from core.network.encodings.elementwise import Elementwise
 from core.network.encodings.emission import Emission
-from core.network.encodings.encoding import Encoding
 from core.network.encodings.straight_through import round_through
 from core.network.encodings.trainable import TrainableWeight
+from core.network.encodings.writer import Role, V, Writer
 from core.specs.composition import EncodingKind
-from core.verdict import ItemisedBytes
-
-# The smallest scale: below it fp32 division loses the grid. A channel of zeros gets it too.
-SMALLEST_SCALE = float(torch.finfo(torch.float32).tiny) * 2.0**24
 
 _STORAGE = {torch.int8: "int8", torch.uint8: "uint8", torch.int32: "int32"}
+_TERNARY = 2
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Which integers may be used and how they are stored: `low` … `high` around `zero_point`."""
+    """Which integers may be used and how they are stored: `low` … `high` around `zero_point`.
+
+    With `packed` only the bits that they need are stored. `group` weights in a row have their own scale, if not None.
+    """
 
     low: int
     high: int
     zero_point: int
     storage: torch.dtype
+    packed: bool = False
+    group: int | None = None
 
     @property
     def bits(self) -> int:
         """Bits that the used integers need."""
-        return (self.high - self.low + 1).bit_length() if self.high - self.low < 255 else 8
+        return (self.high - self.low).bit_length()
 
 
 def symmetric_grid(bits: int, *, unsigned: bool = False) -> Grid:
@@ -44,32 +49,67 @@ def symmetric_grid(bits: int, *, unsigned: bool = False) -> Grid:
     return Grid(-top, top, 0, torch.int8)
 
 
+def packed_grid(bits: int, *, asymmetric: bool = False, group: int | None = None) -> Grid:
+    """The grid of `bits` (2 … 8) that takes no more: −top … top, or 0 … 2^bits − 1 around zero points of each block."""
+    if asymmetric:
+        return Grid(0, 2**bits - 1, 0, torch.uint8, packed=True, group=group)
+    top = 2 ** (bits - 1) - 1
+    return Grid(-top, top, 0, torch.int8, packed=True, group=group)
+
+
 def scales_of(weight: Tensor, grid: Grid, axis: int | None) -> Tensor:
-    """Scales by largest magnitude: shape (channels,) along `axis`, or () for the whole tensor."""
-    magnitude = weight.detach().abs()
-    magnitude = magnitude.amax() if axis is None else magnitude.movedim(axis, 0).flatten(1).amax(1)
+    """Scales by largest magnitude: shape (channels,) along `axis`, () for the whole tensor, (channels, groups)."""
+    blocks = Blocks(tuple(weight.shape), axis, grid.group)
+    magnitude = blocks.shaped(blocks.flat(weight.detach().abs()).amax(1))
     return (magnitude / (grid.high - grid.zero_point)).clamp_min(SMALLEST_SCALE)
 
 
 @final
-class AffineInteger(Encoding):
-    """Integers with one scale for each channel along `axis`, or one for all (`axis` None, scale of shape ())."""
+class AffineInteger(Elementwise):
+    """Integers with one scale for each channel along `axis`, or one for all (`axis` None, scale of shape ()).
 
-    def __init__(self, integers: Tensor, scale: Tensor, *, grid: Grid, axis: int | None) -> None:
+    `zero_points` (uint8, in the shape of the scales) are those of an asymmetric grid, in place of the grid's own.
+    """
+
+    def __init__(
+        self, integers: Tensor, scale: Tensor, *, grid: Grid, axis: int | None, zero_points: Tensor | None = None
+    ) -> None:
         self.integers = integers
         self.scale = scale
         self.grid = grid
         self.axis = axis
+        self.zero_points = zero_points
+        self._blocks = Blocks(tuple(integers.shape), axis, grid.group)
 
     @classmethod
     def of(cls, weight: Tensor, *, grid: Grid, axis: int | None, scale: Tensor | None = None) -> "AffineInteger":
-        """The nearest integers to `weight`; without `scale` the largest magnitude of each channel decides."""
+        """The nearest integers to `weight`; without `scale` the largest magnitude of each block decides."""
         scale = scales_of(weight, grid, axis) if scale is None else scale.detach().float()
-        spread = scale if axis is None else scale.reshape([-1 if i == axis else 1 for i in range(weight.dim())])
+        return cls(torch.empty(weight.shape), scale, grid=grid, axis=axis).at(weight)
+
+    @classmethod
+    def asymmetric(cls, weight: Tensor, *, grid: Grid, axis: int | None) -> "AffineInteger":
+        """The grid spans each block from its least to its largest value, widened to hold zero exactly."""
+        blocks = Blocks(tuple(weight.shape), axis, grid.group)
+        rows = blocks.flat(weight.detach())
+        low, high = rows.amin(1).clamp_max(0.0), rows.amax(1).clamp_min(0.0)
+        scale = ((high - low) / (grid.high - grid.low)).clamp_min(SMALLEST_SCALE)
+        zeros = (grid.low - low / scale).round().clamp(grid.low, grid.high).to(torch.uint8)
+        empty = torch.empty(weight.shape)
+        return cls(empty, blocks.shaped(scale), grid=grid, axis=axis, zero_points=blocks.shaped(zeros)).at(weight)
+
+    def at(self, weight: Tensor) -> "AffineInteger":
+        """The nearest integers on the same grid with the same scales."""
+        return self.rescaled(weight, self.scale)
+
+    def rescaled(self, weight: Tensor, scale: Tensor) -> "AffineInteger":
+        """The nearest integers on the same grid with other scales."""
+        blocks, grid = Blocks(tuple(weight.shape), self.axis, self.grid.group), self.grid
         # Doubles: an int32 bias does not fit the 24 bits of fp32.
-        rounded = torch.round(weight.detach().double() / spread.double()) + grid.zero_point
-        integers = rounded.clamp(grid.low, grid.high).to(grid.storage)
-        return cls(integers, scale, grid=grid, axis=axis)
+        ratio = weight.detach().double().reshape(blocks.view) / blocks.spread(scale).double()
+        zero = grid.zero_point if self.zero_points is None else blocks.spread(self.zero_points)
+        integers = (torch.round(ratio) + zero).clamp(grid.low, grid.high).to(grid.storage).reshape(weight.shape)
+        return AffineInteger(integers, scale, grid=grid, axis=self.axis, zero_points=self.zero_points)
 
     @property
     def kind(self) -> EncodingKind:
@@ -78,113 +118,156 @@ class AffineInteger(Encoding):
 
     @property
     def name(self) -> str:
-        """Such as `int8`, or `int7 in int8`."""
-        storage = _STORAGE[self.grid.storage]
-        bits = self.grid.bits
-        return storage if bits >= self.integers.element_size() * 8 else f"int{bits} in {storage}"
+        """Such as `int8`, `int7 in int8`, `int4` where packed, `uint4` where asymmetric, `ternary`."""
+        storage, bits = _STORAGE[self.grid.storage], self.grid.bits
+        if not self.grid.packed:
+            return storage if bits >= self.integers.element_size() * 8 else f"int{bits} in {storage}"
+        name = f"int{bits}" if self.zero_points is None else f"uint{bits}"
+        if self.grid.high - self.grid.low == _TERNARY and self.zero_points is None:
+            name = "ternary"
+        return name if self.grid.group is None else f"{name} in groups of {self.grid.group}"
+
+    @property
+    def bits(self) -> int | None:
+        """Those of the grid where it is packed."""
+        return self.grid.bits if self.grid.packed else None
+
+    @property
+    def codes(self) -> Tensor:
+        """The integers, counted from the lowest where they are packed."""
+        if not self.grid.packed:
+            return self.integers
+        return (self.integers.to(torch.int16) - self.grid.low).to(torch.uint8)
+
+    @property
+    def role(self) -> Role:
+        """32-bit integers are biases."""
+        return "biases" if self.grid.storage is torch.int32 else "weights"
+
+    @property
+    def maskable(self) -> bool:
+        """With a zero point for each block, no one code is zero."""
+        return self.zero_points is None
+
+    @property
+    def has_plain_rows(self) -> bool:
+        """Whether a row of a matrix is its integers times one scale."""
+        return self.axis == 0 and not self.grid.packed and self.grid.group is None and self.zero_points is None
 
     def decode(self) -> Tensor:
         """scale · (integer − zero point) in fp32."""
-        return (self.integers.float() - self.grid.zero_point) * self._spread()
-
-    def project(self, weight: Tensor) -> Tensor:
-        """Round to this grid, scales kept."""
-        return AffineInteger.of(weight, grid=self.grid, axis=self.axis, scale=self.scale).decode()
+        zero = self.grid.zero_point if self.zero_points is None else self._blocks.spread(self.zero_points).float()
+        values = self.integers.float().reshape(self._blocks.view) - zero
+        return (values * self._blocks.spread(self.scale)).reshape(self.integers.shape)
 
     def trainable(self, weight: Tensor) -> "IntegerWeight":
         """A latent weight and its scales."""
-        return IntegerWeight(weight, self.scale, grid=self.grid, axis=self.axis)
+        return IntegerWeight(weight, self)
 
-    def bytes(self) -> ItemisedBytes:
-        """Integers are weights (32-bit ones biases), scales and zero points are scales."""
-        zeros = self._zeros()
-        scales = self.scale.numel() * 4 + (0 if zeros is None else zeros.numel())
-        size = self.integers.numel() * self.integers.element_size()
-        if self.grid.storage is torch.int32:
-            return ItemisedBytes(biases=size, scales=scales)
-        return ItemisedBytes(weights=size, scales=scales)
-
-    def transpose(self) -> "AffineInteger":
-        """The transposed matrix; the channel axis moves along."""
-        axis = None if self.axis is None else 1 - self.axis
-        return AffineInteger(self.integers.t().contiguous(), self.scale, grid=self.grid, axis=axis)
-
-    def stored(self) -> dict[str, Tensor]:
-        """Integers, scale, and zero point where there is one."""
-        tensors = {"": self.integers.contiguous(), "scale": self.scale.contiguous()}
-        zeros = self._zeros()
-        if zeros is not None:
-            tensors["zero_point"] = zeros
-        return tensors
+    def sides(self) -> dict[str, tuple[Role, Tensor]]:
+        """Scale, and zero point where there is one."""
+        zeros = self._zeros() if self.zero_points is None else self.zero_points
+        found: dict[str, tuple[Role, Tensor]] = {"scale": ("scales", self.scale)}
+        return found if zeros is None else found | {"zero_point": ("scales", zeros)}
 
     def config(self) -> dict[str, JsonValue]:
-        """Grid and axis."""
+        """Grid, axis, shape."""
         grid = self.grid
         return {
             "kind": "affine_integer",
+            "shape": list(self.shape),
+            "axis": self.axis,
             "low": grid.low,
             "high": grid.high,
             "zero_point": grid.zero_point,
             "storage": _STORAGE[grid.storage],
-            "axis": self.axis,
+            "bits": self.bits,
+            "group": grid.group,
+            "asymmetric": self.zero_points is not None,
         }
 
     @classmethod
-    def restore(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> "AffineInteger":
-        """What `config` and `stored` say."""
-        grid = Grid(config["low"], config["high"], config["zero_point"], getattr(torch, config["storage"]))
-        return cls(tensors[""], tensors["scale"], grid=grid, axis=config["axis"])
+    def rebuild(cls, config: Mapping[str, Any], codes: Tensor, sides: Mapping[str, Tensor]) -> "AffineInteger":
+        """Integers from codes."""
+        packed, storage = config["bits"] is not None, getattr(torch, config["storage"])
+        grid = Grid(config["low"], config["high"], config["zero_point"], storage, packed, config["group"])
+        integers = (codes.to(torch.int16) + grid.low).to(storage) if packed else codes
+        zeros = sides["zero_point"] if config["asymmetric"] else None
+        return cls(integers, sides["scale"], grid=grid, axis=config["axis"], zero_points=zeros)
+
+    def table(self, writer: Writer[V]) -> V:
+        """The levels, scaled at once where there is one scale for all."""
+        levels = writer.levels(self.grid.low - self.grid.zero_point, 2**self.grid.bits)
+        return writer.multiply(levels, self._write_scale(writer)) if self._scales_table else levels
+
+    def values(self, writer: Writer[V], stored: V) -> V:
+        """The integers from the zero point on, as floats."""
+        value = writer.floats(stored)
+        return writer.subtract(value, writer.levels(self.grid.zero_point, 1)) if self.grid.zero_point else value
+
+    def finish(self, writer: Writer[V], values: V) -> V:
+        """Subtract zero points, multiply by scales."""
+        if self._scales_table:
+            return values
+        if self.grid.group is not None:
+            values = writer.reshape(values, self._blocks.view)
+        if self.zero_points is not None:
+            zeros = writer.constant("zero_point", "scales", self._blocks.spread(self.zero_points))
+            values = writer.subtract(values, writer.floats(zeros))
+        values = writer.multiply(values, self._write_scale(writer))
+        return values if self.grid.group is None else writer.reshape(values, self.shape)
+
+    @property
+    def _scales_table(self) -> bool:
+        return self.grid.packed and self.axis is None and self.zero_points is None
+
+    def _write_scale(self, writer: Writer[V]) -> V:
+        return writer.constant("scale", "scales", self._blocks.spread(self.scale))
 
     def emit_onnx(self, emission: Emission) -> fx.Node:
-        """DequantizeLinear, which onnxruntime fuses with the layer."""
+        """DequantizeLinear where onnxruntime fuses it with the layer; what is folded at load where not."""
         zeros = self._zeros()
+        plain = self.grid.group is None and self.zero_points is None and not self.grid.packed
+        if not (plain and emission.fused):
+            return super().emit_onnx(emission)
+        integers = self.integers.t() if emission.transposed else self.integers
+        axis = 1 - self.axis if emission.transposed and self.axis is not None else self.axis
         return emission.call(
             operators.DEQUANTIZE,
-            emission.buffer("", self.integers),
+            emission.buffer("", integers),
             emission.buffer("scale", self.scale),
             None if zeros is None else emission.buffer("zero", zeros),
-            self.axis or 0,
+            axis or 0,
         )
-
-    def emit_pt2(self, emission: Emission) -> fx.Node:
-        """Cast, subtract, multiply."""
-        value = emission.call(torch.ops.aten.to.dtype, emission.buffer("", self.integers), torch.float32)
-        if self.grid.zero_point:
-            value = emission.call(torch.ops.aten.sub.Tensor, value, float(self.grid.zero_point))
-        return emission.call(torch.ops.aten.mul.Tensor, value, emission.buffer("scale", self._spread()))
-
-    def _spread(self) -> Tensor:
-        if self.axis is None:
-            return self.scale
-        return self.scale.reshape([-1 if i == self.axis else 1 for i in range(self.integers.dim())])
 
     def _zeros(self) -> Tensor | None:
         # onnxruntime fuses QGemm only when the weight's zero point is written; of an int32 bias none may be.
-        if self.grid.storage is torch.int32:
+        if self.grid.storage is torch.int32 or self.grid.packed:
             return None
         return torch.full_like(self.scale, self.grid.zero_point, dtype=self.grid.storage)
 
 
 @final
 class IntegerWeight(TrainableWeight):
-    """A latent weight that is rounded with a straight-through gradient, and learned scales (LSQ)."""
+    """A latent weight that is rounded with a straight-through gradient, and learned scales (LSQ); zero points stay."""
 
-    def __init__(self, weight: Tensor, scale: Tensor, *, grid: Grid, axis: int | None) -> None:
+    def __init__(self, weight: Tensor, start: AffineInteger) -> None:
         super().__init__()
         self.latent = nn.Parameter(weight.detach().float().clone())
-        self.scale = nn.Parameter(scale.detach().float().clone())
-        self._grid = grid
-        self._axis = axis
+        self.scale = nn.Parameter(start.scale.detach().float().clone())
+        self._start = start
+        self._blocks = Blocks(start.shape, start.axis, start.grid.group)
 
     def forward(self) -> Tensor:
         """scale · (integer − zero point), with the gradients of LSQ."""
-        scale = self.scale.clamp_min(SMALLEST_SCALE)
-        encoded = self.encode()
-        shape = [-1 if i == self._axis else 1 for i in range(self.latent.dim())] if self._axis is not None else []
-        ends = (float(self._grid.low - self._grid.zero_point), float(self._grid.high - self._grid.zero_point))
-        return round_through(self.latent, scale.reshape(shape), encoded.decode(), ends=ends)
+        grid, blocks, view = self._start.grid, self._blocks, self._blocks.view
+        zeros = self._start.zero_points
+        zero = float(grid.zero_point) if zeros is None else blocks.spread(zeros).float()
+        spread = blocks.spread(self.scale.clamp_min(SMALLEST_SCALE))
+        ends = (torch.as_tensor(grid.low - zero), torch.as_tensor(grid.high - zero))
+        rounded = self.encode().decode()
+        return round_through(self.latent.reshape(view), spread, rounded.reshape(view), ends=ends).reshape(rounded.shape)
 
     def encode(self) -> AffineInteger:
         """The nearest integers at the scales as they are now."""
-        scale = self.scale.detach().clamp_min(SMALLEST_SCALE).clone()
-        return AffineInteger.of(self.latent, grid=self._grid, axis=self._axis, scale=scale)
+        return self._start.rescaled(self.latent, self.scale.detach().clamp_min(SMALLEST_SCALE).clone())

@@ -1,19 +1,21 @@
 """The dense encoding: fp32 numbers as they are."""
 
-from typing import final
+from collections.abc import Mapping
+from typing import Any, final
 
+import torch
 from pydantic import JsonValue
 from torch import Tensor, fx, nn
 
+from core.network.encodings.elementwise import Elementwise
 from core.network.encodings.emission import Emission
-from core.network.encodings.encoding import Encoding
 from core.network.encodings.trainable import TrainableWeight
+from core.network.encodings.writer import Role, V, Writer
 from core.specs.composition import EncodingKind
-from core.verdict import ItemisedBytes
 
 
 @final
-class Dense(Encoding):
+class Dense(Elementwise):
     """A parameter stored as it is."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -41,25 +43,46 @@ class Dense(Encoding):
         """One parameter that may take any value."""
         return DenseWeight(weight)
 
-    def bytes(self) -> ItemisedBytes:
-        """All bytes are weights."""
-        return ItemisedBytes(weights=self._weight.numel() * self._weight.element_size())
+    @property
+    def bits(self) -> None:
+        """Numbers are stored as they are."""
+        return
 
-    def transpose(self) -> "Dense":
-        """The transposed matrix, dense."""
-        return Dense(self._weight.t())
+    @property
+    def codes(self) -> Tensor:
+        """The tensor itself."""
+        return self._weight
 
-    def stored(self) -> dict[str, Tensor]:
-        """One tensor."""
-        return {"": self._weight.contiguous()}
+    def sides(self) -> dict[str, tuple[Role, Tensor]]:
+        """Nothing."""
+        return {}
+
+    def at(self, weight: Tensor) -> "Dense":
+        """`weight`, in the stored dtype."""
+        return Dense(weight.to(self._weight.dtype))
 
     def config(self) -> dict[str, JsonValue]:
-        """The kind alone."""
-        return {"kind": "dense"}
+        """The shape."""
+        return {"kind": "dense", "shape": list(self.shape), "bits": None}
+
+    @classmethod
+    def rebuild(cls, config: Mapping[str, Any], codes: Tensor, sides: Mapping[str, Tensor]) -> "Dense":
+        """The stored tensor."""
+        del config, sides
+        return cls(codes)
+
+    def values(self, writer: Writer[V], stored: V) -> V:
+        """Cast to fp32 where they are not."""
+        return stored if self._weight.dtype is torch.float32 else writer.floats(stored)
+
+    def finish(self, writer: Writer[V], values: V) -> V:
+        """Nothing is left to do."""
+        del writer
+        return values
 
     def emit_onnx(self, emission: Emission) -> fx.Node:
         """One parameter."""
-        return emission.parameter(self._weight)
+        return emission.parameter(self._weight.t() if emission.transposed else self._weight)
 
     def emit_pt2(self, emission: Emission) -> fx.Node:
         """One parameter."""

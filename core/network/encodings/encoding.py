@@ -3,10 +3,13 @@
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
+import torch
 from pydantic import JsonValue
 from torch import Tensor, fx
 
+from core.network.encodings.aten_writer import AtenWriter
 from core.network.encodings.emission import Emission
+from core.network.encodings.writer import V, Writer
 from core.specs.composition import EncodingKind
 from core.verdict import ItemisedBytes
 
@@ -32,6 +35,11 @@ class Encoding(ABC):
     def name(self) -> str:
         """What users read, such as `int8`."""
 
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the parameter."""
+
     @abstractmethod
     def decode(self) -> Tensor:
         """The dense fp32 tensor, in the shape of the parameter."""
@@ -49,10 +57,6 @@ class Encoding(ABC):
         """Bytes of the stored numbers, by item; `graph` is not the encoding's to count."""
 
     @abstractmethod
-    def transpose(self) -> "Encoding":
-        """The encoding of the transposed matrix."""
-
-    @abstractmethod
     def stored(self) -> dict[str, Tensor]:
         """The tensors as they are stored, by suffix ("" for the main one); what `.safetensors` holds."""
 
@@ -61,9 +65,13 @@ class Encoding(ABC):
         """All that `stored` does not say, and the kind: `restore(config(), stored())` gives this encoding again."""
 
     @abstractmethod
-    def emit_onnx(self, emission: Emission) -> fx.Node:
-        """Write nodes that torch.onnx turns into what onnxruntime runs fastest; gives the fp32 value."""
+    def write(self, writer: Writer[V]) -> V:
+        """Write how the dense fp32 tensor is rebuilt from what is stored; gives that value."""
 
-    @abstractmethod
+    def emit_onnx(self, emission: Emission) -> fx.Node:
+        """The fp32 value, for torch.onnx: what onnxruntime folds at load, unless it has a kernel for the encoding."""
+        return emission.stored(self, torch.float32)
+
     def emit_pt2(self, emission: Emission) -> fx.Node:
-        """Write plain ATen nodes; gives the fp32 value."""
+        """The fp32 value, by plain ATen nodes."""
+        return self.write(AtenWriter(emission))

@@ -3,7 +3,7 @@
 Plain ATen arithmetic would be exported as arithmetic; these are exported as the nodes that onnxruntime fuses.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from onnxscript import opset20 as onnx_op
@@ -47,6 +47,16 @@ QUANTIZE: Callable[..., Tensor] = torch.ops.modelpress.quantize.default
 DEQUANTIZE: Callable[..., Tensor] = torch.ops.modelpress.dequantize.default
 # Keeps a float layer float: onnxruntime quantizes, unasked, a layer that it finds between two rounded values.
 FENCE: Callable[..., Tensor] = torch.ops.modelpress.fence.default
+
+
+# The domain of nodes that are replaced before a file is written.
+DOMAIN = "modelpress"
+STORED = "Stored"
+
+
+def stored(key: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Stands in the graph for a weight that is written when the ONNX graph is there; the exporter cannot fold it."""
+    return torch.onnx.ops.symbolic(f"{DOMAIN}::{STORED}", (), {"key": key}, dtype=dtype, shape=shape, version=1)
 
 
 def _onnx_quantize(x, scale, zero_point):  # type: ignore[no-untyped-def]  # onnxscript's values have no public type

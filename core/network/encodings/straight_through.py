@@ -8,15 +8,14 @@ from torch import Tensor
 
 class _Rounded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, scale: Tensor, rounded: Tensor, facts: Tensor) -> Tensor:
-        ctx.save_for_backward(latent, scale, rounded, facts)
+    def forward(ctx: Any, latent: Tensor, scale: Tensor, rounded: Tensor, *ends: Tensor) -> Tensor:
+        ctx.save_for_backward(latent, scale, rounded, *ends)
         return rounded.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        latent, scale, rounded, facts = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        latent, scale, rounded, low, high = ctx.saved_tensors
         (gradient,) = gradients
-        low, high = facts.unbind()
         ratio = latent / scale
         inside = (ratio >= low) & (ratio <= high)
         of_latent = torch.where(inside, gradient, torch.zeros_like(gradient))
@@ -25,13 +24,13 @@ class _Rounded(torch.autograd.Function):
         of_scale = (gradient * slope).sum_to_size(scale.shape)
         # Section 2.2: the gradient is scaled by 1/√(N·Q), N weights a scale, Q the largest level.
         weights = latent.numel() / scale.numel()
-        return of_latent, of_scale / (weights * max(float(high), 1.0)) ** 0.5, None, None
+        return of_latent, of_scale / torch.sqrt(weights * high.clamp_min(1.0)), None, None, None
 
 
-def round_through(latent: Tensor, scale: Tensor, rounded: Tensor, *, ends: tuple[float, float]) -> Tensor:
+def round_through(latent: Tensor, scale: Tensor, rounded: Tensor, *, ends: tuple[Tensor, Tensor]) -> Tensor:
     """`rounded`, with the gradients of rounding `latent` (same shape) at `scale` (one that broadcasts to it).
 
-    `ends` are the least and the largest level, in units of the scale and counted from zero.
+    `ends` are the least and the largest level, in units of the scale and counted from zero; () or as the scale.
     """
-    made: Tensor = _Rounded.apply(latent, scale, rounded, torch.tensor(ends))  # type: ignore[no-untyped-call]  # torch's
+    made: Tensor = _Rounded.apply(latent, scale, rounded, *ends)  # type: ignore[no-untyped-call]  # torch's
     return made

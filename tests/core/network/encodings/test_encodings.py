@@ -9,10 +9,11 @@ from core.network.encodings import ActivationGrid, AffineInteger, Dense, Emissio
 GRIDS = {"int8": symmetric_grid(8), "int7 in int8": symmetric_grid(7), "uint8": symmetric_grid(8, unsigned=True)}
 
 
-def emitted(encoding: Encoding, flavour: str) -> torch.Tensor:
+def emitted(encoding: Encoding, flavour: str, *, transposed: bool = False) -> torch.Tensor:
     module = fx.GraphModule({"conv": nn.Module()}, fx.Graph())
     module.add_submodule("conv", nn.Module())
-    emission = Emission(module, "conv", "weight")
+    emission = Emission(module, "conv.weight")
+    emission.fused, emission.transposed = True, transposed
     node = encoding.emit_onnx(emission) if flavour == "onnx" else encoding.emit_pt2(emission)
     module.graph.output(node)
     module.recompile()
@@ -67,11 +68,11 @@ def test_bytes_are_those_of_the_stored_tensors() -> None:
         assert sum(encoding.bytes().model_dump().values()) == stored
 
 
-def test_transpose_moves_the_channel_axis() -> None:
-    weight = torch.randn(4, 3)
-    encoding = AffineInteger.of(weight, grid=symmetric_grid(8), axis=0)
-    assert torch.equal(encoding.transpose().decode(), encoding.decode().t())
-    assert torch.equal(emitted(encoding.transpose(), "onnx"), encoding.decode().t())
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_a_transposed_matrix_takes_its_channel_axis_along(axis: int | None) -> None:
+    encoding = AffineInteger.of(torch.randn(4, 3), grid=symmetric_grid(8), axis=axis)
+    assert torch.equal(emitted(encoding, "onnx", transposed=True), encoding.decode().t())
+    assert torch.equal(emitted(Dense(torch.ones(2, 3)), "onnx", transposed=True), torch.ones(3, 2))
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 6.0), (-3.0, 1.0), (2.0, 5.0), (-4.0, -1.0)])

@@ -1,0 +1,103 @@
+"""Writes encodings into an fx graph, as plain ATen operators."""
+
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, fx
+
+from core.network.encodings.emission import Emission
+from core.network.encodings.packing import PLANES, Packed
+from core.network.encodings.writer import Role, Writer
+
+_ATEN = torch.ops.aten
+
+
+@final
+class AtenWriter(Writer[fx.Node]):
+    """Operators of the ATen library; integers are int64."""
+
+    def __init__(self, emission: Emission) -> None:
+        super().__init__()
+        self._emission = emission
+        self._call = emission.call
+
+    def constant(self, suffix: str, role: Role, value: Tensor) -> fx.Node:
+        """A buffer beside the parameter."""
+        del role
+        return self._emission.buffer(f"{self._prefix}{suffix}".rstrip("_"), value)
+
+    def look_up(self, codes: Packed, suffix: str, role: Role, table: fx.Node, shape: Sequence[int]) -> fx.Node:
+        """Shift and mask every plane, join them, index the table."""
+        found: fx.Node | None = None
+        base = 0
+        for number, (width, plane) in enumerate(zip(PLANES[codes.bits], codes.planes, strict=True)):
+            stored = self.constant(f"{suffix}_{number}".strip("_") if number else suffix, role, plane)
+            part = self._call(_ATEN.to.dtype, self._split(stored, width), torch.int64)
+            if base:
+                part = self._call(_ATEN.mul.Tensor, part, 2**base)
+            found = part if found is None else self._call(_ATEN.add.Tensor, found, part)
+            base += width
+        if found is None:
+            raise ValueError("codes without planes")
+        if codes.count != codes.planes[0].numel() * codes.together:
+            found = self._call(_ATEN.slice.Tensor, found, 0, 0, codes.count)
+        return self.reshape(self.pick(table, found), shape)
+
+    def _split(self, stored: fx.Node, width: int) -> fx.Node:
+        """The codes of a plane, one after the other."""
+        if width == 8:
+            return stored
+        shifts = self._call(_ATEN.arange.start_step, 0, 8, width)
+        shifts = self._call(_ATEN.to.dtype, shifts, torch.uint8)
+        columns = self._call(_ATEN.unsqueeze.default, stored, 1)
+        shifted = self._call(_ATEN.bitwise_right_shift.Tensor, columns, shifts)
+        masked = self._call(_ATEN.bitwise_and.Scalar, shifted, 2**width - 1)
+        return self.reshape(masked, (-1,))
+
+    def levels(self, low: int, count: int, *, integer: bool = False) -> fx.Node:
+        """arange, cast."""
+        made = self._call(_ATEN.arange.start, low, low + count)
+        return made if integer else self.floats(made)
+
+    def floats(self, value: fx.Node) -> fx.Node:
+        """to(float32)."""
+        return self._call(_ATEN.to.dtype, value, torch.float32)
+
+    def reshape(self, value: fx.Node, shape: Sequence[int]) -> fx.Node:
+        """reshape."""
+        return self._call(_ATEN.reshape.default, value, list(shape))
+
+    def add(self, value: fx.Node, other: fx.Node) -> fx.Node:
+        """add."""
+        return self._call(_ATEN.add.Tensor, value, other)
+
+    def subtract(self, value: fx.Node, other: fx.Node) -> fx.Node:
+        """sub."""
+        return self._call(_ATEN.sub.Tensor, value, other)
+
+    def multiply(self, value: fx.Node, other: fx.Node) -> fx.Node:
+        """mul."""
+        return self._call(_ATEN.mul.Tensor, value, other)
+
+    def product(self, left: fx.Node, right: fx.Node) -> fx.Node:
+        """mm."""
+        return self._call(_ATEN.mm.default, left, right)
+
+    def pick(self, table: fx.Node, index: fx.Node) -> fx.Node:
+        """index."""
+        return self._call(_ATEN.index.Tensor, table, [index])
+
+    def zero_first(self, value: fx.Node, rows: int | None, *, integer: bool) -> fx.Node:
+        """Pad at the left."""
+        del rows, integer
+        return self._call(_ATEN.constant_pad_nd.default, value, [1, 0], 0)
+
+    def running_sum(self, value: fx.Node) -> fx.Node:
+        """cumsum."""
+        return self._call(_ATEN.cumsum.default, value, 0)
+
+    def scatter(self, values: fx.Node, places: fx.Node, size: int, *, integer: bool) -> fx.Node:
+        """zeros, scatter."""
+        zeros = self._call(_ATEN.full.default, [size], 0 if integer else 0.0)
+        return self._call(_ATEN.scatter.src, zeros, 0, places, values)

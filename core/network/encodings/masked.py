@@ -1,0 +1,126 @@
+"""The masked encoding: where the weights are that a mask keeps, and these in an encoding of their own."""
+
+from collections.abc import Mapping
+from typing import Any, cast, final
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from core.network.encodings.elementwise import Elementwise
+from core.network.encodings.encoding import Encoding
+from core.network.encodings.packing import Packed
+from core.network.encodings.positions import Form, Positions
+from core.network.encodings.trainable import TrainableWeight
+from core.network.encodings.writer import V, Writer
+from core.specs.composition import EncodingKind
+from core.verdict import ItemisedBytes
+
+
+@final
+class Masked(Encoding):
+    """`inner` where `mask` (booleans in the shape of the weight) is true, zero elsewhere.
+
+    Masked over a codebook is Deep Compression (Han et al. 2016, arXiv 1510.00149) before its Huffman code.
+    """
+
+    def __init__(self, mask: Tensor, inner: Elementwise) -> None:
+        if not inner.maskable:
+            raise ValueError(f"{inner.name} has no zero that a mask could leave out")
+        self.mask = mask
+        self.inner = inner
+        self._positions = Positions.of(mask.reshape(-1))
+
+    @property
+    def kind(self) -> EncodingKind:
+        """`masked`."""
+        return "masked"
+
+    @property
+    def kinds(self) -> tuple[EncodingKind, ...]:
+        """Masked, then what is kept; dense numbers are not named."""
+        return ("masked",) if self.inner.kind == "dense" else ("masked", self.inner.kind)
+
+    @property
+    def name(self) -> str:
+        """Such as `8.0 % of codebook of 16`."""
+        return f"{100 * float(self.mask.float().mean()):.1f} % of {self.inner.name}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the mask."""
+        return tuple(self.mask.shape)
+
+    def decode(self) -> Tensor:
+        """The kept values, zero elsewhere."""
+        return torch.where(self.mask, self.inner.decode(), 0.0)
+
+    def project(self, weight: Tensor) -> Tensor:
+        """Zero what the mask leaves out, and put the rest on its grid."""
+        return torch.where(self.mask, self.inner.project(weight), 0.0)
+
+    def trainable(self, weight: Tensor) -> "MaskedWeight":
+        """What trains the kept values, under the mask."""
+        return MaskedWeight(self.mask, self.inner.trainable(weight))
+
+    def bytes(self) -> ItemisedBytes:
+        """Kept values as their encoding counts them; the positions are indices."""
+        items = self.inner.count(self._kept())
+        items["indices"] = items.get("indices", 0) + self._positions.codes.size
+        return ItemisedBytes(**items)
+
+    def stored(self) -> dict[str, Tensor]:
+        """Kept codes, positions, and what lies beside the codes."""
+        positions = {"positions": self._positions.codes.joined()}
+        return {"": self.inner.store_codes(self._kept())} | positions | self.inner.stored_sides()
+
+    def config(self) -> dict[str, JsonValue]:
+        """The form of the positions, how many are kept, and the inner encoding's."""
+        positions = self._positions
+        return {
+            "kind": "masked",
+            "shape": list(self.shape),
+            "form": positions.form,
+            "position_bits": positions.codes.bits,
+            "position_count": positions.codes.count,
+            "inner": self.inner.config(),
+        }
+
+    def _kept(self) -> Tensor:
+        return self.inner.codes[self.mask]
+
+    def write(self, writer: Writer[V]) -> V:
+        """Values, positions, and what scales them."""
+        values = self.inner.write_codes(writer, self._kept())
+        spread = self._positions.spread(writer, values, integer=self.inner.integer_values)
+        return self.inner.finish(writer, writer.reshape(spread, self.shape))
+
+
+def restore_mask(config: Mapping[str, JsonValue], stored: Tensor) -> Tensor:
+    """The mask in the shape of the weight, from what `Masked` stored."""
+    facts = cast("dict[str, Any]", config)
+    codes = Packed.split(stored, facts["position_bits"], facts["position_count"])
+    shape = torch.Size(facts["shape"])
+    return Positions(cast("Form", facts["form"]), shape.numel(), codes).mask().reshape(shape)
+
+
+@final
+class MaskedWeight(TrainableWeight):
+    """A weight that is trained where it is kept and stays zero elsewhere."""
+
+    def __init__(self, mask: Tensor, inner: TrainableWeight) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask, persistent=False)
+        self.inner = inner
+
+    def forward(self) -> Tensor:
+        """The inner weight under the mask; what is left out has no gradient."""
+        weight: Tensor = self.inner()
+        return torch.where(self.get_buffer("mask"), weight, 0.0)
+
+    def encode(self) -> Masked:
+        """The same mask over the inner encoding as it is now."""
+        inner = self.inner.encode()
+        if not isinstance(inner, Elementwise):
+            raise TypeError("a mask lies over an elementwise encoding")
+        return Masked(self.get_buffer("mask"), inner)

@@ -1,0 +1,178 @@
+"""Writes encodings as plain ONNX that a stock onnxruntime folds to one float constant while it loads.
+
+Codes are not taken apart one by one: a byte (or some more bits, where a code has several planes) selects a row of a
+table that holds all values of its codes. Folding keeps whatever it computes until it is done, so memory while loading
+is the sum of all steps; rows keep the steps few and their integers small.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, final
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from core.network.encodings.packing import PLANES, Packed
+from core.network.encodings.writer import Role, Writer
+
+_INT = TensorProto.INT32
+
+
+@final
+class OnnxWriter(Writer[str]):
+    """Collects nodes and initializers; values are their names. Integers are int32."""
+
+    def __init__(self, names: Iterator[str]) -> None:
+        super().__init__()
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+        self._names = names
+        self._parameter = ""
+        self._shared: dict[object, str] = {}
+
+    def begin(self, parameter: str) -> None:
+        """Name what follows after this parameter."""
+        self._parameter = parameter
+
+    def constant(self, suffix: str, role: Role, value: Tensor) -> str:
+        """An initializer whose name ends with its role, so that bytes can be itemised."""
+        name = ".".join(part for part in (self._parameter, f"{self._prefix}{suffix}".rstrip("_")) if part)
+        # What is a weight at sight bears the parameter's own name.
+        plain = role == "weights" and value.dim() > 1 and not self._prefix and value.dtype is not torch.uint8
+        name = name if plain else f"{name}/{role}"
+        self.initializers.append(numpy_helper.from_array(value.detach().contiguous().numpy(), name))
+        return name
+
+    def look_up(self, codes: Packed, suffix: str, role: Role, table: str, shape: Sequence[int]) -> str:
+        """Rows of a table of values, selected by the bits of the codes that lie together."""
+        if codes.bits == 8:
+            plane = self.constant(suffix, role, codes.planes[0].reshape(tuple(shape)))
+            return self.pick(table, self._cast(plane, _INT))
+        words = self._words(codes, suffix, role)
+        rows = self._node("Gather", table, self._digits(codes.bits))
+        values = self._node("Gather", rows, words)
+        if codes.count != codes.planes[0].numel() * codes.together:
+            flat = self.reshape(values, (-1,))
+            values = self._node("Slice", flat, self._integers([0]), self._integers([codes.count]))
+        return self.reshape(values, shape)
+
+    def _words(self, codes: Packed, suffix: str, role: Role) -> str:
+        """For each byte of the first plane, it and the bits of the other planes that belong to its codes."""
+        together = codes.together
+        word, offset = "", 0
+        for number, (width, plane) in enumerate(zip(PLANES[codes.bits], codes.planes, strict=True)):
+            stored = self.constant(f"{suffix}_{number}".strip("_") if number else suffix, role, plane)
+            part = self._cast(stored, _INT)
+            if number:
+                # A byte of a narrower plane serves several words.
+                part = self.reshape(self._node("Gather", self._shares(width * together, offset), part), (-1,))
+                word = self._node("Add", word, part)
+            else:
+                word = part
+            offset += width * together
+        return word
+
+    def _shares(self, width: int, offset: int) -> str:
+        """For every byte its parts of `width` bits, moved up by `offset` bits: shape (256, 8 / width)."""
+        key = ("shares", width, offset)
+        if key not in self._shared:
+            columns = self.reshape(self.levels(0, 256, integer=True), (256, 1))
+            self._shared[key] = self._bits(columns, range(0, 8, width), width, offset)
+        return self._shared[key]
+
+    def _digits(self, bits: int) -> str:
+        """For every word its codes: int32, shape (2^(bits · codes), codes)."""
+        key = ("digits", bits)
+        if key not in self._shared:
+            together = 8 // PLANES[bits][0]
+            words = self.reshape(self.levels(0, 2 ** (bits * together), integer=True), (-1, 1))
+            found, offset, base = "", 0, 0
+            for width in PLANES[bits]:
+                shifts = range(offset, offset + width * together, width)
+                part = self._bits(words, shifts, width, base)
+                found = self._node("Add", found, part) if found else part
+                offset, base = offset + width * together, base + width
+            self._shared[key] = found
+        return self._shared[key]
+
+    def _bits(self, values: str, shifts: Sequence[int], width: int, base: int) -> str:
+        """(value >> shift) & (2^width − 1) << base, for each shift a column."""
+        unsigned = self._cast(values, TensorProto.UINT32)
+        moved = self._node("BitShift", unsigned, self._array(np.array(shifts, np.uint32)), direction="RIGHT")
+        masked = self._node("BitwiseAnd", moved, self._array(np.array(2**width - 1, np.uint32)))
+        found = self._cast(masked, _INT)
+        return self._node("Mul", found, self._array(np.array(2**base, np.int32))) if base else found
+
+    def levels(self, low: int, count: int, *, integer: bool = False) -> str:
+        """Range."""
+        kind = np.int32 if integer else np.float32
+        key = ("levels", low, count, integer)
+        if key not in self._shared:
+            ends = [self._array(np.array(end, kind)) for end in (low, low + count, 1)]
+            self._shared[key] = self._node("Range", *ends)
+        return self._shared[key]
+
+    def floats(self, value: str) -> str:
+        """Cast."""
+        return self._cast(value, TensorProto.FLOAT)
+
+    def reshape(self, value: str, shape: Sequence[int]) -> str:
+        """Reshape."""
+        return self._node("Reshape", value, self._integers(shape))
+
+    def add(self, value: str, other: str) -> str:
+        """Add."""
+        return self._node("Add", value, other)
+
+    def subtract(self, value: str, other: str) -> str:
+        """Sub."""
+        return self._node("Sub", value, other)
+
+    def multiply(self, value: str, other: str) -> str:
+        """Mul."""
+        return self._node("Mul", value, other)
+
+    def product(self, left: str, right: str) -> str:
+        """MatMul."""
+        return self._node("MatMul", left, right)
+
+    def pick(self, table: str, index: str) -> str:
+        """Gather."""
+        return self._node("Gather", table, index)
+
+    def zero_first(self, value: str, rows: int | None, *, integer: bool) -> str:
+        """Concat."""
+        shape = (1,) if rows is None else (rows, 1)
+        zeros = self._array(np.zeros(shape, np.int32 if integer else np.float32))
+        return self._node("Concat", zeros, value, axis=len(shape) - 1)
+
+    def running_sum(self, value: str) -> str:
+        """CumSum."""
+        return self._node("CumSum", value, self._array(np.array(0, np.int32)))
+
+    def scatter(self, values: str, places: str, size: int, *, integer: bool) -> str:
+        """ScatterElements into a constant of zeros."""
+        zero = numpy_helper.from_array(np.zeros(1, np.int32 if integer else np.float32))
+        zeros = self._node("ConstantOfShape", self._integers([size]), value=zero)
+        return self._node("ScatterElements", zeros, places, values)
+
+    def _cast(self, value: str, kind: int) -> str:
+        return self._node("Cast", value, to=kind)
+
+    def _integers(self, numbers: Sequence[int]) -> str:
+        return self._array(np.array(list(numbers), np.int64))
+
+    def _array(self, value: np.ndarray) -> str:
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._shared:
+            name = next(self._names)
+            self.initializers.append(numpy_helper.from_array(value, name))
+            self._shared[key] = name
+        return self._shared[key]
+
+    def _node(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        name = next(self._names)
+        self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
+        return name

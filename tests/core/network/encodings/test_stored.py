@@ -1,0 +1,125 @@
+"""Every encoding: to JSON and back, to ATen nodes, to ONNX that onnxruntime folds while it loads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from torch import Tensor, fx, nn
+
+from core.measure.size import itemise_bytes
+from core.network.encodings import Emission, Encoding, Masked, restore
+from core.network.encodings.onnx_writer import OnnxWriter
+from core.network.encodings.packing import PLANES, Packed, packed_size
+from core.network.encodings.positions import Positions
+from core.network.export_compact import PRODUCER, short_names
+from tests.core.network.encodings.cases import CASES, sample
+
+ROUNDED_DIFFERENTLY = {"low rank", "low rank of int8"}
+
+
+def equal(found: Tensor, wanted: Tensor, name: str) -> bool:
+    return torch.allclose(found, wanted, atol=1e-6) if name in ROUNDED_DIFFERENTLY else torch.equal(found, wanted)
+
+
+def onnx_file(encoding: Encoding, path: Path) -> Path:
+    """A model that adds its input, a scalar, to the weight."""
+    writer = OnnxWriter(short_names({"x", "y"}))
+    writer.begin("conv.weight")
+    value = encoding.write(writer)
+    nodes = [*writer.nodes, helper.make_node("Add", ["x", value], ["y"])]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
+    graph = helper.make_graph(nodes, "g", [x], [y], writer.initializers)
+    model = helper.make_model(graph, producer_name=PRODUCER, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_onnxruntime_folds_the_promised_bytes_to_the_decoded_weight(name: str, tmp_path: Path) -> None:
+    encoding = CASES[name](sample())
+    path = onnx_file(encoding, tmp_path / "model.onnx")
+    promised, found = encoding.bytes().model_dump(), itemise_bytes(path).model_dump()
+    assert sum(found.values()) == path.stat().st_size
+    # Where no kernel needs them, zero points that are all the same are not written.
+    spared = encoding.shape[0] if name in {"int8 for kernels", "uint8", "masked over uint8"} else 0
+    assert {**found, "graph": 0} == {**promised, "scales": promised["scales"] - spared}
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (weight,) = session.run(None, {"x": np.zeros((), np.float32)})
+    assert equal(torch.from_numpy(weight), encoding.decode(), name)
+    optimised = onnx.load(tmp_path / "optimised.onnx").graph
+    assert [node.op_type for node in optimised.node] == ["Add"]
+    assert [(tuple(tensor.dims), tensor.data_type) for tensor in optimised.initializer] == [
+        (encoding.shape, TensorProto.FLOAT)
+    ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_json_and_tensors_give_it_again(name: str) -> None:
+    encoding = CASES[name](sample())
+    again = restore(json.loads(json.dumps(encoding.config())), encoding.stored())
+    assert torch.equal(again.decode(), encoding.decode())
+    assert (again.name, again.kinds, again.config()) == (encoding.name, encoding.kinds, encoding.config())
+    stored = encoding.stored()
+    assert sum(encoding.bytes().model_dump().values()) == sum(each.nbytes for each in stored.values())
+    for suffix, tensor in stored.items():
+        assert torch.equal(again.stored()[suffix], tensor), suffix
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_plain_aten_nodes_give_it(name: str) -> None:
+    encoding = CASES[name](sample())
+    module = fx.GraphModule({"conv": nn.Module()}, fx.Graph())
+    module.add_submodule("conv", nn.Module())
+    module.graph.output(encoding.emit_pt2(Emission(module, "conv.weight")))
+    module.recompile()
+    assert equal(module(), encoding.decode(), name)
+    operators = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
+    assert all(operator.startswith("aten.") for operator in operators), operators
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_projecting_is_idempotent_and_keeps_the_mask(name: str) -> None:
+    encoding = CASES[name](sample())
+    projected = encoding.project(sample(seed=1))
+    if name != "low rank of int8":  # Each factor has its own grid.
+        assert torch.allclose(encoding.project(projected), projected, atol=1e-6)
+        assert torch.allclose(encoding.project(encoding.decode()), encoding.decode(), atol=1e-6)
+    if isinstance(encoding, Masked):
+        assert not projected[~encoding.mask].any()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sampled_from(sorted(PLANES)), st.integers(0, 70), st.integers(0, 2**31))
+def test_codes_are_packed_without_loss(bits: int, count: int, seed: int) -> None:
+    codes = torch.randint(0, 2**bits, (count,), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+    packed = Packed.of(codes, bits)
+    assert torch.equal(packed.codes(), codes)
+    assert torch.equal(Packed.split(packed.joined(), bits, count).codes(), codes)
+    assert packed.size == packed_size(count, bits) <= (count + 7) // 8 * bits
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.floats(0, 1), st.integers(1, 3000), st.integers(0, 2**31))
+def test_positions_are_kept_in_the_smaller_form(density: float, size: int, seed: int) -> None:
+    mask = torch.rand(size, generator=torch.Generator().manual_seed(seed)) < density
+    positions = Positions.of(mask)
+    assert torch.equal(positions.mask(), mask)
+    assert positions.codes.size <= (size + 7) // 8
+
+
+def test_a_sparse_mask_takes_fewer_bits_than_a_bit_a_weight() -> None:
+    mask = torch.rand(200_000, generator=torch.Generator().manual_seed(0)) < 0.08
+    positions = Positions.of(mask)
+    assert positions.form == "gaps"
+    # Five bits a kept weight and few that pass: entropy of the mask is 5.0 bits a kept weight.
+    assert positions.codes.size * 8 / int(mask.sum()) < 5.5
