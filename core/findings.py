@@ -128,8 +128,10 @@ _CODES = (
         "synthetic_data_only",
         "advice",
         "No data was given, so inputs were drawn",
-        "Ranges were calibrated and answers compared on normal noise and random integers in the shapes of the inputs. "
-        "How good the result is on real samples is not known: give a data set, even one without labels.",
+        "Ranges were calibrated and answers compared on inputs that were drawn: random pixels where the model comes "
+        "with a preprocessor for images; else normal noise, of the mean and deviation that constants or a batch norm at "
+        "the input tell, or of mean 0 and deviation 1; random integers within the tables that they index. How good the "
+        "result is on real samples is not known: give a data set, even one without labels.",
     ),
     FindingCode(
         "evaluation_small",

@@ -1,5 +1,6 @@
 """Writes the generated pages of the documentation; with `--check` it only compares, and fails where one is old."""
 
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable
@@ -138,7 +139,7 @@ def method_page(spec: type[Spec]) -> str:
     schema = spec.model_json_schema()
     rows = list(_setting_rows(schema, schema["properties"]))
     return (
-        f"# {spec.title}\n\n{(spec.__doc__ or '').strip()}\n\n`{name}`, family `{spec.family}`. "
+        f"# {spec.title}\n\n{inspect.cleandoc(spec.__doc__ or '')}\n\n`{name}`, family `{spec.family}`. "
         f"Needs {spec.needs.words()}.\n\n```yaml\n{recipe}```\n\n## Settings\n\n"
         + table(["setting", "type", "default", "meaning"], rows)
     )
@@ -153,13 +154,17 @@ def _setting_rows(schema: dict[str, Any], properties: dict[str, Any], prefix: st
 
 
 def _resolve(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]:
-    reference = field.get("$ref") or next((each["$ref"] for each in field.get("allOf", []) if "$ref" in each), None)
+    options = (*field.get("allOf", ()), *field.get("anyOf", ()))
+    reference = field.get("$ref") or next((each["$ref"] for each in options if "$ref" in each), None)
     return dict(schema["$defs"][reference.rsplit("/", 1)[1]]) if reference else {}
 
 
 def _kind(field: dict[str, Any]) -> str:
     if "const" in field:
         return f"`{field['const']}`"
+    if "anyOf" in field:
+        options = [_kind(option) for option in field["anyOf"] if option.get("type") != "null"]
+        return " or ".join([*options, *(["nothing"] if len(options) < len(field["anyOf"]) else [])])
     if "enum" in field:
         return ", ".join(f"`{value}`" for value in field["enum"])
     bounds = [

@@ -63,7 +63,10 @@ def read(schema: Schema, prefix: str, texts: Texts) -> dict[str, Any]:
             continue
         target = result
         for key in leaf.path[:-1]:
-            target = target.setdefault(key, {})
+            if not isinstance(target.setdefault(key, {}), dict):
+                # A text as well: the schema says that both are one too many.
+                target[key] = {"text": target[key]}
+            target = target[key]
         target[leaf.path[-1]] = _parse(text, kind, leaf.schema)
     return result
 
@@ -115,7 +118,12 @@ def _walk(
     for key, written in schema.get("properties", {}).items():
         inner = _resolve(written, definitions)
         default = defaults.get(key, written.get("default"))
-        if "properties" in inner:
+        if chosen := _object_beside_others(written, definitions):
+            # A text for the other choices, and controls for the object's own; without defaults, so that all can stay
+            # empty.
+            yield Leaf((*path, key), {**written, "type": "string", "optional": True}, group, default)
+            yield from _walk(chosen, definitions, (*path, key), key, dict.fromkeys(chosen["properties"]))
+        elif "properties" in inner:
             nested = default if isinstance(default, Mapping) else {}
             yield from _walk(inner, definitions, (*path, key), key, nested)
         else:
@@ -130,6 +138,13 @@ def _resolve(schema: Schema, definitions: Schema) -> Schema:
     if len(options) == 1:
         return {**_resolve(options[0], definitions), **schema, "optional": True}
     return schema
+
+
+def _object_beside_others(schema: Schema, definitions: Schema) -> Schema | None:
+    """The object among several choices that are not null; None where there is none or nothing else."""
+    options = [_resolve(each, definitions) for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+    objects = [option for option in options if "properties" in option]
+    return objects[0] if objects and len(options) > 1 else None
 
 
 def _field(leaf: Leaf, prefix: str, texts: Texts, errors: Mapping[str, str]) -> FormField:

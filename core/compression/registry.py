@@ -1,15 +1,19 @@
 """Finds the method of a spec."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from core.compression.distill import DISTILL
 from core.compression.method import FileMethod, Method
 from core.compression.quantize import QUANTIZE, QUANTIZE_FILES
 from core.specs.base import Spec
 
+_METHODS: Mapping[type[Spec], Method[Any]] = {**QUANTIZE, **DISTILL}
+
 
 def method_of(spec: Spec) -> Method[Any]:
     """The method that carries out a step on a network."""
-    return QUANTIZE[type(spec)]
+    return _METHODS[type(spec)]
 
 
 def file_method_of(spec: Spec) -> FileMethod[Any]:
@@ -19,4 +23,4 @@ def file_method_of(spec: Spec) -> FileMethod[Any]:
 
 def known_specs() -> frozenset[type[Spec]]:
     """All specs that have a method; a test compares them with `core.specs.methods`."""
-    return frozenset(QUANTIZE) | frozenset(QUANTIZE_FILES)
+    return frozenset(_METHODS) | frozenset(QUANTIZE_FILES)

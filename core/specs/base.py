@@ -2,11 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from core.description import ModelDescription
+
+if TYPE_CHECKING:
+    from core.specs.composition import EncodingKind
 
 Family = Literal["quantize", "prune", "distill", "search", "train"]
 # A method that works on files takes models in mode `onnx_only` too; after it no step can have the network.
@@ -53,6 +56,9 @@ class Spec(Asked, ABC):
     needs: ClassVar[Needs]
     example: ClassVar[dict[str, object]]
     works_on: ClassVar[WorksOn]
+    # The encoding that the step puts on weights, and those that it can put it on; None: whatever the table allows.
+    encodes: ClassVar["EncodingKind | None"] = None
+    takes: ClassVar["frozenset[EncodingKind] | None"] = None
 
     method: str
 
@@ -67,6 +73,14 @@ class Spec(Asked, ABC):
     @abstractmethod
     def requires(self, description: ModelDescription) -> Capability:
         """Whether this step can be applied to the described model, by plain Python without torch."""
+
+    def needs_labels(self) -> bool:
+        """Whether the step, as it is asked for, needs labels."""
+        return self.needs.labels
+
+    def replaces(self) -> bool:
+        """Whether the step puts another network in the place of the one it is given, whose changes are then lost."""
+        return False
 
     def references(self) -> dict[str, str]:
         """The ids of other models that the step needs, by their place in it, such as `teacher` or `teacher/1`."""

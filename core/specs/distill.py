@@ -64,6 +64,14 @@ class Distillation(Training, Spec):
             places["student"] = self.student
         return {place: name for place, name in places.items() if name != ORIGINAL}
 
+    def needs_labels(self) -> bool:
+        """To compare: alone, a student learns from nothing else."""
+        return self.compare
+
+    def replaces(self) -> bool:
+        """Unless the network as it stands is the student."""
+        return self.student is not None
+
     def calibration_samples(self) -> int:
         """None: it is trained on the train split."""
         return 0

@@ -1,9 +1,10 @@
 """Every method there is, family by family; the one list that forms, docs, CLI and tests read."""
 
 from core.specs.base import Spec
+from core.specs.distill import DISTILL
 from core.specs.quantize import QUANTIZE
 
-METHODS: tuple[type[Spec], ...] = (*QUANTIZE,)
+METHODS: tuple[type[Spec], ...] = (*QUANTIZE, *DISTILL)
 
 
 def method_name(spec: type[Spec]) -> str:

@@ -5,9 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from core.specs.base import Asked
+from core.specs.distill import FeatureDistillation, LogitDistillation
 from core.specs.quantize import LinearQuantization, OnnxQuantization
 
-Step = Annotated[LinearQuantization | OnnxQuantization, Field(discriminator="method")]
+Step = Annotated[
+    LinearQuantization | OnnxQuantization | LogitDistillation | FeatureDistillation, Field(discriminator="method")
+]
 
 
 class Recipe(Asked):
@@ -32,6 +35,8 @@ class Recipe(Asked):
                 return position, f"{step.method} works on a network, and an earlier step leaves only a file."
             if step.works_on == "file" and any(each.family == "quantize" for each in before):
                 return position, f"{step.method} works on float weights, and an earlier step has quantized them."
+            if before and step.replaces():
+                return position, f"{step.method} puts another network in the place of what earlier steps have made."
         return None
 
 

@@ -2,6 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from api.dashboard import forms
+from core.specs.distill import LogitDistillation, Thinning
 from core.specs.methods import METHODS, method_name
 from core.specs.quantize import LinearQuantization
 from core.specs.recipe import Constraints, Target
@@ -67,3 +68,21 @@ def test_a_group_of_one_field_gives_it_its_name() -> None:
     headings = {heading: [field.label for field in members] for heading, members in grouped}
     assert headings["Calibration"] == ["Method", "Samples", "Percentile"]
     assert "Weights bits" in headings[""]
+
+
+def test_what_is_a_text_or_an_object_has_controls_for_both() -> None:
+    schema = LogitDistillation.model_json_schema()
+
+    def asked(**texts: str) -> LogitDistillation:
+        return LogitDistillation.model_validate(
+            forms.read(schema, "s", {f"s.{key}": text for key, text in texts.items()})
+        )
+
+    assert asked().student is None
+    assert asked(student="mdl_1", teacher="original, mdl_2").references() == {"student": "mdl_1", "teacher/1": "mdl_2"}
+    thin = asked(**{"student.width": "0.5"})
+    assert thin.student == Thinning(width=0.5)
+    texts = forms.texts_of(thin.model_dump(mode="json"), "s")
+    assert LogitDistillation.model_validate(forms.read(schema, "s", texts)) == thin
+    with pytest.raises(ValidationError):
+        asked(**{"student": "mdl_1", "student.depth": "0.5"})

@@ -1,0 +1,96 @@
+"""The objective of learning a teacher's inner values; adapters bring the student's to the teacher's channels."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from core.compression.distill import inner
+from core.compression.distill.answers import AnswerLoss
+from core.compression.distill.pairing import Pairing
+from core.compression.distill.teachers import Teachers
+from core.compression.train.objective import Answers, Objective, TrainingBatch
+from core.errors import ModelpressError
+
+FeatureKind = Literal["hint", "attention", "relational"]
+
+_COMPARE: Mapping[FeatureKind, Callable[[Tensor, Tensor], Tensor]] = {
+    "hint": inner.hint,
+    "attention": inner.attention,
+    "relational": inner.relations,
+}
+_IMAGE_RANK = 4
+
+
+@final
+class FeatureObjective(Objective):
+    """The loss of the answers, and beside it the mean distance of the pairs."""
+
+    def __init__(
+        self, teacher: Teachers, pairings: tuple[Pairing, ...], kind: FeatureKind, *, weight: float, answers: AnswerLoss
+    ) -> None:
+        """`teacher` is one, that watches the pairings' nodes. Raises `method_not_applicable` for unlike shapes."""
+        super().__init__()
+        for pairing in pairings:
+            _check(pairing, kind)
+        self._teacher, self._pairings, self._weight, self._answers = teacher, pairings, weight, answers
+        self._distance = _COMPARE[kind]
+        self._bring = kind != "relational"
+        self.adapters = nn.ModuleList(_adapter(each) if kind == "hint" else nn.Identity() for each in pairings)
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The student's side of the pairs."""
+        return tuple(dict.fromkeys(pairing.student.node for pairing in self._pairings))
+
+    def forward(self, answers: Answers, batch: TrainingBatch) -> Tensor:
+        """The loss of a batch."""
+        (told,) = self._teacher.ask(batch)
+        distances = []
+        for adapter, pairing in zip(self.adapters, self._pairings, strict=True):
+            found, wanted = answers.watched[pairing.student.node], told.watched[pairing.teacher.node]
+            if self._bring:
+                found, wanted = _to_one_size(found, wanted)
+            distances.append(self._distance(adapter(found), wanted))
+        loss = self._answers.measure(answers, batch, [told.outputs[0]])
+        return loss + self._weight * torch.stack(distances).mean()
+
+
+def watched_of(pairings: tuple[Pairing, ...]) -> tuple[str, ...]:
+    """The teacher's side of the pairs, each node once."""
+    return tuple(dict.fromkeys(pairing.teacher.node for pairing in pairings))
+
+
+def _check(pairing: Pairing, kind: FeatureKind) -> None:
+    """Attention needs places and the same rank, a hint the same rank; relations need nothing."""
+    one, other = pairing.student, pairing.teacher
+    ranks = len(one.shape), len(other.shape)
+    if kind == "relational" or (ranks[0] == ranks[1] and (kind == "hint" or ranks[0] > 1)):
+        return
+    raise ModelpressError(
+        "method_not_applicable",
+        f"{one.node} of the student is {_tell(one.shape)} and {other.node} of the teacher {_tell(other.shape)}; "
+        f"the loss `{kind}` cannot compare them.",
+    )
+
+
+def _adapter(pairing: Pairing) -> nn.Module:
+    """A product that brings the student's channels to the teacher's (arXiv 1412.6550, section 2.2); none if equal."""
+    one, other = pairing.student.shape, pairing.teacher.shape
+    if len(one) == _IMAGE_RANK - 1:
+        return nn.Identity() if one[0] == other[0] else nn.Conv2d(one[0], other[0], 1, bias=False)
+    return nn.Identity() if one[-1] == other[-1] else nn.Linear(one[-1], other[-1], bias=False)
+
+
+def _to_one_size(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Images of the larger resolution are averaged down to the smaller one, side by side."""
+    if found.dim() != _IMAGE_RANK or found.shape[2:] == wanted.shape[2:]:
+        return found, wanted
+    size = min(found.shape[2], wanted.shape[2]), min(found.shape[3], wanted.shape[3])
+    return F.adaptive_avg_pool2d(found, size), F.adaptive_avg_pool2d(wanted, size)
+
+
+def _tell(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a number"

@@ -1,0 +1,36 @@
+"""Who learns: the network as it stands, another model, or a smaller network that is cut out of a teacher."""
+
+from core.compression.context import Context
+from core.errors import ModelpressError
+from core.network.network import Network
+from core.network.surgery.thinning import thin
+from core.specs.distill import ORIGINAL, Distillation, Thinning
+
+
+def teachers_of(spec: Distillation, network: Network, context: Context) -> tuple[Network, ...]:
+    """The networks that teach; without a job's original, as in direct use, the network itself is it."""
+    original = context.original or network
+    return tuple(original if name == ORIGINAL else _other(name, context) for name in spec.teachers())
+
+
+def choose_student(spec: Distillation, network: Network, context: Context) -> Network:
+    """The network that is to be trained, not yet trained; raises `method_not_applicable`."""
+    if spec.student is None:
+        return network
+    if isinstance(spec.student, str):
+        return _other(spec.student, context)
+    teacher = teachers_of(spec, network, context)[0]
+    student = _cut(teacher, spec.student)
+    sizes = [sum(parameter.numel() for parameter in each.graph.parameters()) for each in (teacher, student)]
+    context.log(f"The student has {sizes[1]:,} of the teacher's {sizes[0]:,} parameters.")
+    return student
+
+
+def _cut(teacher: Network, asked: Thinning) -> Network:
+    return thin(teacher, asked.width, asked.depth)
+
+
+def _other(identifier: str, context: Context) -> Network:
+    if identifier not in context.models:
+        raise ModelpressError("internal", f"The model {identifier} was not given to the step.", step=context.step)
+    return context.models[identifier]

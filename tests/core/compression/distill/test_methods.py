@@ -1,0 +1,180 @@
+"""Whole distillations of small networks."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+
+from core.compression.context import Context, StepCheckpoint
+from core.compression.distill.methods import FeatureMethod, LogitMethod
+from core.compression.method import Report
+from core.data.dataset import Dataset, open_dataset
+from core.description import DatasetSpec, SplitArrays
+from core.errors import ModelpressError
+from core.messages import MetricMessage
+from core.network.network import Network
+from core.network.surgery import thin
+from core.specs.distill import FeatureDistillation, LogitDistillation
+from tests.core.compression.conftest import IMAGES, SHAPE
+
+HALF = {"width": 0.5}
+SHORT = {"epochs": 6, "lr": 2e-3, "batch_size": 32, "augment": "none"}
+
+
+class WorkerDiedError(Exception):
+    """What a killed worker looks like from inside."""
+
+
+class Kept(StepCheckpoint):
+    """A checkpoint in memory, after which the worker dies once."""
+
+    def __init__(self, after: int = 10**6) -> None:
+        self.state: tuple[dict[str, Tensor], dict[str, JsonValue]] | None = None
+        self.kept, self.after = 0, after
+
+    def restore(self) -> tuple[dict[str, Tensor], dict[str, JsonValue]] | None:
+        return self.state
+
+    def due(self) -> bool:
+        return True
+
+    def keep(self, tensors: Any, facts: Any) -> None:
+        self.state = {name: tensor.clone() for name, tensor in tensors.items()}, dict(facts)
+        self.kept += 1
+        if self.kept == self.after:
+            raise WorkerDiedError
+
+
+def weights_of(network: Network) -> dict[str, Tensor]:
+    return dict(network.graph.state_dict())
+
+
+def same(one: Network, other: Network) -> bool:
+    pairs = zip(weights_of(one).items(), weights_of(other).items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+def distance(student: Network, teacher: Network, dataset: Dataset) -> float:
+    """Squared difference of the answers as a share of how much the teacher's vary."""
+    (batch,) = dataset.batches("evaluation", 200)
+    with torch.no_grad():
+        found, wanted = (network.graph(batch.inputs["x"]) for network in (student, teacher))
+    # What is added to all logits of a sample says nothing.
+    found, wanted = (each - each.mean(1, keepdim=True) for each in (found, wanted))
+    return float((found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
+
+
+@pytest.fixture
+def teacher(residual: Network) -> Network:
+    """The network with answers that differ from sample to sample by about as much as a trained one's."""
+    x = torch.randn(200, *SHAPE, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        last = residual.graph.get_submodule("fc2")
+        last.weight.mul_(3 / residual.graph(x).std(0).mean())
+        last.bias.sub_(residual.graph(x).mean(0))
+    return residual
+
+
+@pytest.fixture
+def file(teacher: Network, tmp_path: Path) -> Path:
+    """Noise that the teacher itself has labelled, every eighth label wrong."""
+    x = np.random.default_rng(1).standard_normal((500, *SHAPE)).astype(np.float32)
+    with torch.no_grad():
+        y = teacher.graph(torch.from_numpy(x)).argmax(1).numpy()
+    y[::8] = (y[::8] + 1) % 4
+    np.savez(tmp_path / "images.npz", x=x[:300], y=y[:300], tx=x[300:], ty=y[300:])
+    return tmp_path / "images.npz"
+
+
+@pytest.fixture
+def data(file: Path, teacher: Network) -> Dataset:
+    return open_dataset([file], IMAGES, teacher.inputs)
+
+
+@pytest.fixture
+def lesson(context: Callable[..., Context], teacher: Network, data: Dataset) -> Callable[..., tuple[Network, Report]]:
+    def run(changes: dict[str, Any] | None = None, **settings: Any) -> tuple[Network, Report]:
+        given = {"step": "distill.logits", "original": teacher, "dataset": data, **(changes or {})}
+        spec = LogitDistillation(**{**SHORT, "student": HALF, **settings})
+        return LogitMethod().apply(teacher, spec, replace(context(), **given))
+
+    return run
+
+
+@pytest.mark.parametrize("loss", ["hinton", "dkd", "dist"])
+def test_a_thin_student_comes_near_its_teacher(lesson, teacher, data, loss):
+    student, report = lesson(loss=loss)
+    start = thin(teacher, 0.5)
+    assert [tuple(tensor.shape) for tensor in weights_of(student).values()] == [
+        tuple(tensor.shape) for tensor in weights_of(start).values()
+    ]
+    assert distance(student, teacher, data) < 0.7 * distance(start, teacher, data)
+    assert set(report.layers) == {name.rpartition(".")[0] for name in weights_of(student)}
+    assert report.plan["training"]["steps_done"] > 0
+
+
+def test_unlabelled_samples_are_enough(lesson, file, teacher):
+    bare = DatasetSpec(task="classification", splits={"train": SplitArrays(x="x"), "evaluation": SplitArrays(x="tx")})
+    dataset = open_dataset([file], bare, teacher.inputs)
+    student, _ = lesson({"dataset": dataset})
+    assert distance(student, teacher, dataset) < 0.7 * distance(thin(teacher, 0.5), teacher, dataset)
+    with pytest.raises(ModelpressError, match="needs labels"):
+        lesson({"dataset": dataset}, compare=True)
+
+
+def test_two_teachers_and_another_student_are_taken_by_their_ids(lesson, teacher):
+    given = {"mdl_1": thin(teacher, 0.75), "mdl_2": thin(teacher, 0.5)}
+    student, _ = lesson({"models": given}, teacher=("original", "mdl_1"), student="mdl_2")
+    assert [tensor.shape for tensor in weights_of(student).values()] == [
+        tensor.shape for tensor in weights_of(given["mdl_2"]).values()
+    ]
+    assert not same(student, given["mdl_2"])
+
+
+def test_the_same_seed_gives_the_same_student(lesson):
+    assert same(lesson(epochs=1)[0], lesson(epochs=1)[0])
+
+
+def test_a_comparison_says_whether_the_teacher_helped(lesson, told):
+    student, report = lesson(compare=True, epochs=1)
+    (finding,) = [each for each in report.findings if each.code.startswith("teacher_")]
+    assert "200 evaluation samples" in finding.text
+    assert "alone" in report.plan
+    curve = [each for each in told if isinstance(each, MetricMessage)]
+    told.clear()
+    # Being compared changes nothing, and the curves are those of the taught student.
+    assert same(student, lesson(epochs=1)[0])
+    assert curve == [each for each in told if isinstance(each, MetricMessage)]
+
+
+@pytest.mark.parametrize("after", [1, 4, 12, 17])
+def test_a_comparison_goes_on_where_it_was_interrupted(lesson, after):
+    whole, report = lesson(compare=True, epochs=1)
+    checkpoint = Kept(after)
+    with pytest.raises(WorkerDiedError):
+        lesson({"checkpoint": checkpoint}, compare=True, epochs=1)
+    resumed, again = lesson({"checkpoint": checkpoint}, compare=True, epochs=1)
+    assert same(whole, resumed)
+    assert [finding.text for finding in again.findings] == [finding.text for finding in report.findings]
+
+
+@pytest.mark.parametrize("loss", ["hint", "attention", "relational"])
+def test_inner_values_teach(context, teacher, data, loss):
+    spec = FeatureDistillation(**{**SHORT, "student": HALF, "loss": loss, "label_weight": 0})
+    made = replace(context(), step="distill.features", original=teacher, dataset=data)
+    student, _ = FeatureMethod().apply(teacher, spec, made)
+    assert distance(student, teacher, data) < 0.7 * distance(thin(teacher, 0.5), teacher, data)
+    # Adapters are dropped.
+    assert list(weights_of(student)) == list(weights_of(thin(teacher, 0.5)))
+
+
+def test_layers_are_paired_by_name(context, teacher, data, told):
+    spec = FeatureDistillation(**{**SHORT, "epochs": 1, "student": HALF, "pairs": ("one.conv2=two.conv2",)})
+    FeatureMethod().apply(teacher, spec, replace(context(), original=teacher, dataset=data))
+    assert any("one_conv2 (4×12×12) with two_conv2 (16×6×6)" in getattr(each, "text", "") for each in told)

@@ -1,0 +1,190 @@
+"""What a student is asked to learn: answers and inner values of teachers, remembered where there is room."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from core.compression.distill import softened
+from core.compression.distill.answers import AnswerLoss, AnswerObjective, Comparison
+from core.compression.distill.features import FeatureObjective, watched_of
+from core.compression.distill.pairing import Pairing, find_cuts, pair_by_depth, pair_by_name
+from core.compression.distill.teachers import Teachers
+from core.compression.train.mount import TrainableNetwork
+from core.compression.train.objective import Answers, TrainingBatch
+from core.errors import ModelpressError
+from core.network.fold import fold_batch_norm
+from core.network.inspect import read
+from core.network.network import Network
+from tests.core.compression.conftest import SHAPE
+
+
+def batch(*, labelled: bool = True, rows: int = 6, **changes: object) -> TrainingBatch:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(rows) % 4 if labelled else None
+    made = TrainingBatch((torch.randn(rows, *SHAPE, generator=generator),), labels, torch.arange(rows))
+    return replace(made, **changes)
+
+
+def counted(teachers: Teachers) -> list[int]:
+    runs = [0]
+
+    def note(*_: object) -> None:
+        runs[0] += 1
+
+    for mounted in teachers._mounted:
+        mounted.register_forward_hook(note)
+    return runs
+
+
+@pytest.fixture
+def attention(attention_file) -> Network:
+    return fold_batch_norm(read(attention_file))
+
+
+class TestTeachers:
+    def test_answers_are_remembered_by_row(self, residual):
+        said: list[str] = []
+        teachers = Teachers([residual], counts={"train": 6}, log=said.append)
+        runs = counted(teachers)
+        first = teachers.ask(batch())[0].outputs[0]
+        again = teachers.ask(batch())[0].outputs[0]
+        some = torch.tensor([4, 1])
+        part = teachers.ask(replace(batch(), inputs=(batch().inputs[0][some],), rows=some))[0].outputs[0]
+        assert runs == [1]
+        assert torch.equal(first, again)
+        assert torch.equal(part, first[some])
+        assert "remembered" in said[0]
+
+    def test_changed_inputs_are_answered_anew(self, residual):
+        teachers = Teachers([residual], counts={"train": 6})
+        runs = counted(teachers)
+        for _ in range(2):
+            teachers.ask(batch(augmented=True))
+        assert runs == [2]
+
+    def test_splits_are_told_apart(self, residual):
+        teachers = Teachers([residual], counts={"train": 6, "validation": 6})
+        runs = counted(teachers)
+        other = replace(batch(split="validation"), inputs=(torch.zeros(6, *SHAPE),))
+        one, two = teachers.ask(batch())[0].outputs[0], teachers.ask(other)[0].outputs[0]
+        assert not torch.equal(one, two)
+        assert torch.equal(teachers.ask(batch())[0].outputs[0], one)
+        assert runs == [2]
+
+    def test_what_takes_too_much_memory_is_computed_anew(self, residual):
+        said: list[str] = []
+        teachers = Teachers([residual], counts={"train": 6}, log=said.append, remembered_bytes=6 * 4 * 4 - 1)
+        runs = counted(teachers)
+        for _ in range(2):
+            teachers.ask(batch())
+        assert runs == [2]
+        assert len(said) == 1
+        assert "anew" in said[0]
+
+    def test_inner_values_are_remembered_too(self, residual):
+        cut = find_cuts(residual)[0].node
+        teachers = Teachers([residual], (cut,), counts={"train": 6})
+        first, again = (teachers.ask(batch())[0].watched[cut] for _ in range(2))
+        assert torch.equal(first, again)
+
+
+class TestAnswers:
+    def objective(self, network: Network, comparison: Comparison, weights: tuple[float, float]) -> AnswerObjective:
+        teachers = Teachers([network], counts={})
+        return AnswerObjective(teachers, AnswerLoss(comparison, "classification", weights, 0.0))
+
+    def test_is_the_weighted_sum(self, residual):
+        given = batch()
+        said = residual.graph(*given.inputs).detach()
+        found = torch.randn(6, 4)
+        loss = self.objective(residual, Comparison("hinton", 2.0), (0.3, 0.7))(Answers((found,), {}), given)
+        wanted = 0.3 * F.cross_entropy(found, given.labels)
+        wanted += 0.7 * softened.hinton(found, softened.soften([said], 2.0), 2.0)
+        assert torch.allclose(loss, wanted)
+
+    @pytest.mark.parametrize("kind", ["hinton", "dkd", "dist"])
+    def test_a_student_without_labels_learns_from_the_teacher_alone(self, residual, kind):
+        given = batch(labelled=False)
+        said = residual.graph(*given.inputs).detach()
+        objective = self.objective(residual, Comparison(kind), (1.0, 1.0))
+        assert float(objective(Answers((said,), {}), given)) == pytest.approx(0, abs=1e-4)
+        assert float(objective(Answers((-said,), {}), given)) > 0.01
+
+    def test_nothing_of_the_teacher_is_trained_or_kept(self, residual):
+        objective = self.objective(residual, Comparison(), (1.0, 1.0))
+        assert list(objective.parameters()) == []
+        assert objective.state_dict() == {}
+
+    def test_tokens_that_are_not_judged_are_left_out(self):
+        found, said = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
+        labels = torch.tensor([[1, -100, -100], [2, 3, -100]])
+        compare = Comparison("dkd", 2.0).for_task("token_classification")
+        kept = labels != -100
+        wanted = compare(found[kept][:, None], [said[kept][:, None]], labels[kept][:, None])
+        assert torch.allclose(compare(found, [said], labels), wanted)
+        assert float(compare(found, [said], torch.full((2, 3), -100))) == 0
+
+    def test_numbers_are_compared_with_the_mean_of_the_teachers(self):
+        compare = Comparison().for_task("regression")
+        found, said = torch.tensor([[1.0]]), [torch.tensor([[2.0]]), torch.tensor([[4.0]])]
+        assert float(compare(found, said, None)) == pytest.approx(4.0)
+
+
+class TestPairing:
+    def test_all_passes_through_every_cut(self, residual):
+        nodes = [place.node for place in find_cuts(residual)]
+        shapes = {place.node: place.shape for place in find_cuts(residual)}
+        # A convolution inside of a block has the shortcut beside it.
+        assert not any("one_conv1" in node or "two_conv2" in node for node in nodes)
+        assert shapes[nodes[0]] == (8, 12, 12)
+        assert shapes[nodes[-1]] == (24,)
+
+    def test_the_last_place_of_each_resolution_is_paired(self, residual):
+        pairs = pair_by_depth(residual, residual, flat=False)
+        assert [pairing.student.shape for pairing in pairs] == [(8, 12, 12), (16, 6, 6), (16, 3, 3)]
+        assert all(pairing.student == pairing.teacher for pairing in pairs)
+
+    def test_transformers_are_paired_at_even_depths(self, attention):
+        pairs = pair_by_depth(attention, attention, flat=False)
+        assert 1 <= len(pairs) <= 4
+        assert all(len(pairing.student.shape) == 2 for pairing in pairs)
+
+    def test_networks_without_a_common_resolution_are_refused(self, residual, attention):
+        with pytest.raises(ModelpressError, match="no resolution in common"):
+            pair_by_depth(residual, attention, flat=False)
+
+    def test_layers_are_paired_by_name(self, residual):
+        (pairing,) = pair_by_name(residual, residual, ("one.conv1=two.conv2",))
+        assert (pairing.student.shape, pairing.teacher.shape) == ((8, 12, 12), (16, 6, 6))
+        with pytest.raises(ModelpressError, match="nonsense"):
+            pair_by_name(residual, residual, ("nonsense=two.conv2",))
+
+
+class TestFeatures:
+    def objective(self, network: Network, kind: str, pairings: tuple[Pairing, ...]) -> FeatureObjective:
+        teachers = Teachers([network], watched_of(pairings), counts={})
+        answers = AnswerLoss(Comparison(), "classification", (0.0, 0.0), 0.0)
+        return FeatureObjective(teachers, pairings, kind, weight=1.0, answers=answers)
+
+    @pytest.mark.parametrize("kind", ["hint", "attention", "relational"])
+    def test_a_network_is_no_distance_from_itself(self, residual, kind):
+        pairings = pair_by_depth(residual, residual, flat=False)
+        objective = self.objective(residual, kind, pairings)
+        mounted = TrainableNetwork(residual, objective.watched)
+        assert float(objective(mounted(*batch().inputs), batch()).detach()) == pytest.approx(0, abs=1e-4)
+
+    def test_adapters_bring_channels_and_sizes_together_and_learn(self, residual):
+        pairings = pair_by_name(residual, residual, ("one.conv1=two.conv2", "fc2=fc1"))
+        objective = self.objective(residual, "hint", pairings)
+        mounted = TrainableNetwork(residual, objective.watched)
+        objective(mounted(*batch().inputs), batch()).backward()
+        sizes = [tuple(parameter.shape) for parameter in objective.parameters()]
+        assert sizes == [(16, 8, 1, 1), (24, 4)]
+        assert all(bool(parameter.grad.abs().sum() > 0) for parameter in objective.parameters())
+
+    def test_shapes_that_cannot_be_compared_are_named(self, residual):
+        pairings = pair_by_name(residual, residual, ("one.conv1=fc1",))
+        with pytest.raises(ModelpressError, match=r"8×12×12.*24"):
+            self.objective(residual, "hint", pairings)
