@@ -21,17 +21,13 @@ def list_layers(original: Network, result: Network, reports: tuple[Report, ...])
     A layer that the result lacks has 0 bytes, one that is new had 0. Share of time is measured later.
     """
     sensitivities = {name: found for report in reports for name, found in report.sensitivities.items()}
-    before = {layer.name: layer for layer in describe(original).layers}
-    modules = dict(result.graph.named_modules())
-    rows = [
-        _row(layer, original.graph.get_submodule(name), modules.get(name), result, sensitivities)
-        for name, layer in before.items()
-    ]
-    weighty = {name for name, module in modules.items() if any(True for _ in module.parameters(recurse=False))}
-    if weighty - set(dict(original.graph.named_modules())):
-        added = (layer for layer in describe(result).layers if layer.name not in before)
-        rows += [_row(layer, None, modules[layer.name], result, sensitivities) for layer in added]
-    return tuple(rows)
+    old, new = (dict(network.graph.named_modules()) for network in (original, result))
+    layers = {layer.name: layer for layer in describe(original).layers}
+    weighty = (name for name, module in new.items() if any(True for _ in module.parameters(recurse=False)))
+    if any(type(old.get(name)) is not type(new[name]) for name in weighty):
+        # Another network: what bears a name of the original may be of another kind.
+        layers |= {layer.name: layer for layer in describe(result).layers}
+    return tuple(_row(layer, old.get(name), new.get(name), result, sensitivities) for name, layer in layers.items())
 
 
 def _row(
