@@ -115,6 +115,10 @@ class Client:
         with self._connection.stream(f"/v1/artifacts/{artifact.id}/content", headers) as answer:
             return download(artifact, answer.iter_bytes(_CHUNK), folder)
 
+    def artifact(self, identifier: str) -> Artifact:
+        """Read what is known of an artifact."""
+        return self._get(Artifact, f"/v1/artifacts/{identifier}")
+
     def methods(self) -> MethodList:
         """Every method that the service has."""
         return self._get(MethodList, "/v1/methods")

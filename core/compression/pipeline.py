@@ -23,6 +23,7 @@ from core.errors import ModelpressError
 from core.measure.verdict import MeasureRequest, measure_and_judge
 from core.messages import ArtifactFile, ArtifactMessage, LogMessage, Message, ProgressMessage, RunJob, StepMessage
 from core.specs.base import Capability, Spec
+from core.specs.order import find_clash
 from core.states import StepState
 from core.verdict import Verdict
 
@@ -121,6 +122,9 @@ class _Job:
                 raise ModelpressError("missing_data", f"{spec.method} needs a data set.")
         prepared = prepare(request, self._scratch)
         described = prepared.description
+        if (clash := find_clash(request.recipe.steps, described, prepared.others.descriptions)) is not None:
+            position, why = clash
+            raise ModelpressError("method_not_applicable", why, step=request.recipe.steps[position].method)
         text = f"{described.format} model with {described.parameters:,} parameters, {len(described.layers)} layers."
         self._emit(LogMessage(step="prepare", text=text))
         return prepared

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
-from core.database.tables import DatasetRow, ModelRow
+from core.database.tables import DatasetRow, JobRow, ModelRow
 from core.description import DatasetDescription, ModelDescription, TensorDescription
 from core.errors import ModelpressError
 from core.resources.job import DryRun, JobCreate, Objection, PlannedStep, Range
-from core.services import datasets, estimates, models
+from core.services import datasets, estimates, models, replays
 from core.services.file_sizes import object_to_sizes
 from core.services.tenancy import Lock, get_owned
+from core.specs.order import find_clash
 from core.specs.recipe import Step
 from core.states import InspectionState
 
@@ -32,6 +33,7 @@ class Ingredients:
     model_description: ModelDescription | None
     dataset_description: DatasetDescription | None
     others: Mapping[str, ModelRow]
+    planned: JobRow | None = None
 
     def other_descriptions(self) -> dict[str, ModelDescription]:
         """What is known of the other models that are ready, by id."""
@@ -49,8 +51,10 @@ def gather(session: Session, tenant: str, asked: JobCreate, *, lock: Lock = "non
     for pointer, identifier in asked.recipe.references().items():
         with _pointing(pointer):
             others[pointer] = get_owned(session, ModelRow, tenant, identifier, lock=lock)
+    with _pointing("/plan"):
+        planned = replays.find_planned(session, tenant, asked)
     found = datasets.description_of(dataset) if dataset else None
-    return Ingredients(model, dataset, models.description_of(model), found, others)
+    return Ingredients(model, dataset, models.description_of(model), found, others, planned)
 
 
 @contextmanager
@@ -111,7 +115,8 @@ def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]
     if waiting := {pointer: row for pointer, row in ingredients.others.items() if row.id not in others}:
         yield from (_not_ready("model", row.state, pointer) for pointer, row in waiting.items())
         return
-    if (misplaced := asked.recipe.misplaced()) is not None:
+    yield from replays.object_to_plan(asked, ingredients.planned)
+    if (misplaced := asked.recipe.misplaced() or find_clash(asked.recipe.steps, model, others)) is not None:
         place, why = misplaced
         yield Objection(pointer=f"/recipe/steps/{place}", severity="blocks", code="method_not_applicable", text=why)
     described = model
@@ -144,19 +149,22 @@ def _object_to_step(pointer: str, step: Step, model: ModelDescription, ingredien
     if data is None:
         yield from _object_to_no_data(step, model)
         return
-    if step.needs.labels and not any(split.labelled for split in data.splits.values()):
+    if step.needs_labels() and not any(split.labelled for split in data.splits.values()):
         text = f"{step.method} needs labels, and the data set has none."
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
     available = sum(data.splits[name].samples for name in ("calibration", "train") if name in data.splits)
-    if step.calibration_samples() and not available:
+    if (step.calibration_samples() or step.needs.training) and not available:
         text = f"{step.method} needs a calibration or train split, and the data set has neither."
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
 
 
 def _object_to_no_data(step: Step, model: ModelDescription) -> Iterator[Objection]:
-    if not step.calibration_samples():
+    if step.needs.data and not step.needs.synthetic:
+        text = f"{step.method} needs samples to learn from; give a data set."
+        yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
+    elif not step.calibration_samples():
         return
-    if step.needs.synthetic and model.can_be_drawn():
+    elif step.needs.synthetic and model.can_be_drawn():
         text = (
             f"Without a data set {step.method} is calibrated on inputs that are drawn, and only agreement with the "
             "original is measured."
@@ -172,8 +180,9 @@ def _without_unknown_layers(
 ) -> tuple[dict[str, JsonValue], ...] | None:
     """A patch that takes unknown names out of `keep_float`, last first, so that positions stay right."""
     known = {layer.name for layer in model.layers}
-    unknown = [place for place, name in enumerate(step.keep_float) if name not in known]
-    kept = tuple(name for name in step.keep_float if name in known)
+    named: tuple[str, ...] = getattr(step, "keep_float", ())
+    unknown = [place for place, name in enumerate(named) if name not in known]
+    kept = tuple(name for name in named if name in known)
     if not unknown or not step.model_copy(update={"keep_float": kept}).requires(model).ok:
         return None
     return tuple({"op": "remove", "path": f"{pointer}/keep_float/{place}"} for place in reversed(unknown))
@@ -184,7 +193,9 @@ def _object_to_inputs(model: ModelDescription, data: DatasetDescription) -> Iter
         # Text is cut into windows of the model's context, or becomes the tokens that its inputs take.
         return
     if not model.has_rows():
-        text = "The model's first input or output has its samples on another axis than the first; no data are fed to it."
+        text = (
+            "The model's first input or output has its samples on another axis than the first; no data are fed to it."
+        )
         hint = " Export it with `batch_first=True`."
         yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text + hint)
         return

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from core.description import ModelDescription
 from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
+from core.specs.composition import EncodingKind
 
 QUANTIZABLE_KINDS = ("conv1d", "conv2d", "linear", "embedding")
 
@@ -50,6 +51,9 @@ class LinearQuantization(Spec):
         "activations": {"bits": 8},
     }
     works_on: ClassVar[WorksOn] = "network"
+    encodes: ClassVar[EncodingKind] = "affine_integer"
+    # Weights that an earlier step has encoded are left as they are.
+    takes: ClassVar[frozenset[EncodingKind]] = frozenset({"dense"})
 
     method: Literal["quantize.linear"] = "quantize.linear"
     weights: WeightGrid = Field(WeightGrid(), description="Grid of the weights.")

@@ -22,18 +22,23 @@ from modelpress.cli.output import (
 )
 from modelpress.cli.verdicts import show_verdict
 from modelpress.cli.watch import watch_job
+from modelpress.client import Client
 
 JobId = Annotated[str, typer.Argument(help="The id of a job, job_….")]
 
 
 def run(  # noqa: PLR0913  (every parameter is an option of the command line)
     recipe: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             exists=True, dir_okay=False, help="YAML or JSON: a recipe, or the body of POST /v1/jobs; options win."
         ),
-    ],
+    ] = None,
     *,
+    plan: Annotated[
+        str | None,
+        typer.Option(help="The id of a plan.json, art_…: without a recipe its job is done again, to the same bytes."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="The id of a model, mdl_….")] = None,
     dataset: Annotated[str | None, typer.Option(help="The id of a data set, dst_….")] = None,
     name: Annotated[str | None, typer.Option(help="A name for the job.")] = None,
@@ -47,15 +52,13 @@ def run(  # noqa: PLR0913  (every parameter is an option of the command line)
     _json: JsonFlag = False,
 ) -> None:
     """Run a recipe on a model."""
-    flags = {"model": model, "dataset": dataset, "name": name, "seed": seed, "webhook_url": webhook_url}
-    read = read_yaml(recipe)
-    # A recipe alone, as `recipe.json` of a finished job is, does as well as the body of a job.
-    body: dict[str, Any] = {"recipe": read} if "steps" in read else read
-    body.update({key: value for key, value in flags.items() if value is not None})
-    _put_below(body, "constraints", {"max_drop": max_drop, "max_bytes": max_bytes})
-    _put_below(body, "limits", {"minutes": minutes})
-    asked = checked(JobCreate, body, str(recipe))
+    flags = {"model": model, "dataset": dataset, "name": name, "seed": seed, "webhook_url": webhook_url, "plan": plan}
     with connect() as client:
+        body = _read_body(client, recipe, plan)
+        body.update({key: value for key, value in flags.items() if value is not None})
+        _put_below(body, "constraints", {"max_drop": max_drop, "max_bytes": max_bytes})
+        _put_below(body, "limits", {"minutes": minutes})
+        asked = checked(JobCreate, body, str(recipe or plan))
         if dry_run:
             _show_plan(client.plan_job(asked))
             return
@@ -105,6 +108,19 @@ def cancel(identifier: JobId, _json: JsonFlag = False) -> None:
     if wants_json():
         show_json(job)
     say(f"{job.id} is {job.state}" if job.state in TERMINAL else f"{job.id} is being cancelled")
+
+
+def _read_body(client: Client, recipe: Path | None, plan: str | None) -> dict[str, Any]:
+    """The body of a job from a file, or from the job that a plan belongs to."""
+    if recipe is not None:
+        read = read_yaml(recipe)
+        # A recipe alone, as `recipe.json` of a finished job is, does as well as the body of a job.
+        return {"recipe": read} if "steps" in read else read
+    if plan is None:
+        raise typer.BadParameter("Give a recipe, or --plan.")
+    planned = client.job(client.artifact(plan).job)
+    kept = ("model", "dataset", "seed", "recipe", "target", "constraints", "limits")
+    return planned.model_dump(mode="json", include=set(kept))
 
 
 def _put_below(body: dict[str, Any], key: str, flags: dict[str, float | int | None]) -> None:

@@ -26,6 +26,13 @@ def milliseconds(time: float) -> str:
     return f"{_three(time)} ms"
 
 
+def duration(seconds: float) -> str:
+    """A time as people say it: `45 s`, `3 min`, `1.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def times(ratio: float) -> str:
     """A ratio: `3.82×`."""
     return f"{ratio:.2f}×"

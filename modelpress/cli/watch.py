@@ -6,6 +6,7 @@ from rich.text import Text
 from core.messages import ProgressMessage, StepMessage
 from core.resources.job import Job, StreamEvent
 from core.states import StepState
+from modelpress.cli.numbers import duration
 from modelpress.cli.output import error_console
 from modelpress.client import Client
 
@@ -21,13 +22,18 @@ def watch_job(client: Client, job: Job) -> Job:
         for event in client.follow(job.id):
             if event.type == "job.progress":
                 progress = ProgressMessage.model_validate(event.payload | {"kind": "progress"})
-                bar.update(task, completed=progress.fraction, description=f"{progress.method} {progress.message}")
+                bar.update(task, completed=progress.fraction, description=_describe(progress))
             elif event.type == "job.state":
                 line = _step_line(event) or (f"{job.id} is {event.payload['state']}")
                 if line != state:
                     bar.console.print(Text(line))
                 state = line
     return client.job(job.id)
+
+
+def _describe(progress: ProgressMessage) -> str:
+    left = f", about {duration(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
+    return f"{progress.method} {progress.message}{left}"
 
 
 def _step_line(event: StreamEvent) -> str | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import final
 
 import torch
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue, ValidationError
 from torch import Tensor, nn
 
 from core.compression.context import Context
@@ -15,9 +15,9 @@ from core.compression.quantize.assembly import Plan, assemble, placement_of
 from core.compression.quantize.calibration import watch
 from core.compression.quantize.correction import correct_biases
 from core.compression.quantize.ranges import choose_range
-from core.compression.quantize.saturation import GRIDS, kernels_saturate
+from core.compression.quantize.saturation import GRIDS, Choice, kernels_saturate
 from core.compression.quantize.sensitivity import keep_float, measure_sensitivity, rank, samples_for
-from core.compression.quantize.weights import Chosen, Trial, choose_grid
+from core.compression.quantize.weights import Chosen, Trial, choose_grid, repeat_grid
 from core.compression.yardstick import Yardstick, choosing_split, input_batches
 from core.errors import ModelpressError
 from core.findings import make_finding
@@ -162,7 +162,27 @@ def _choose_weights(network: Network, plan: Plan, spec: LinearQuantization, cont
 
     yardstick = Yardstick(network, dataset, split=split, limit=LIMIT_SAMPLES)
     trial = Trial(build, run, inputs, yardstick)
+    if (recorded := _recorded_weights(context)) is not None:
+        return repeat_grid(recorded.choice, recorded.why, recorded.difference_from_exact, trial)
     return choose_grid(spec.saturation, trial, saturates=kernels_saturate(threads))
+
+
+class _RecordedWeights(BaseModel):
+    """What an earlier run has written into its plan about the weights' grid."""
+
+    choice: Choice
+    why: str
+    difference_from_exact: float
+
+
+def _recorded_weights(context: Context) -> _RecordedWeights | None:
+    if context.recorded is None:
+        return None
+    try:
+        return _RecordedWeights.model_validate(context.recorded.get("weights"))
+    except ValidationError as error:
+        sentence = f"The plan does not say which weights {context.step} chose."
+        raise ModelpressError("invalid_request", sentence, pointer="/plan") from error
 
 
 def _answer_of_file(network: Network, inputs: tuple[Tensor, ...], threads: int) -> Tensor:

@@ -18,6 +18,8 @@ from core.verdict import Finding
 # Quality that 7 bits may cost more than 8 before the slower unsigned weights are taken; 0.1 points of accuracy.
 SEVEN_BIT_COST = 0.001
 
+_SATURATES = "8-bit products saturate on this CPU"
+
 Wish = Literal["auto", "full_range", "seven_bit", "unsigned"]
 
 
@@ -63,6 +65,12 @@ def choose_grid(wish: Wish, trial: Trial, *, saturates: bool) -> Chosen:
     return _avoid(full, difference, trial)
 
 
+def repeat_grid(choice: Choice, why: str, difference: float, trial: Trial) -> Chosen:
+    """What an earlier run has chosen and said of it; this CPU is not asked."""
+    finding = _avoided(why) if why.startswith(_SATURATES) else None
+    return Chosen(choice, trial.build(GRIDS[choice]), why, difference, finding)
+
+
 def _forced(choice: Choice, trial: Trial) -> Chosen:
     network = trial.build(GRIDS[choice])
     difference = _difference(network, trial)
@@ -82,7 +90,7 @@ def _avoid(full: Network, difference: float, trial: Trial) -> Chosen:
     seven = trial.build(GRIDS["seven_bit"])
     cost = trial.yardstick.drop(trial.yardstick.score(seven)) - trial.yardstick.drop(wanted)
     left = _difference(seven, trial)
-    problem = f"8-bit products saturate on this CPU (the answers were {difference:.1%} off the exact integers)"
+    problem = f"{_SATURATES} (the answers were {difference:.1%} off the exact integers)"
     if cost <= SEVEN_BIT_COST and left <= EXACT_TOLERANCE:
         why = f"{problem}, so 7-bit weights are used; they cost {max(cost, 0.0):.4f} of quality against 8 bits."
         return Chosen("seven_bit", seven, why, left, _avoided(why))
