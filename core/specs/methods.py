@@ -3,8 +3,9 @@
 from core.specs.base import Spec
 from core.specs.distill import DISTILL
 from core.specs.quantize import QUANTIZE
+from core.specs.train import TRAIN
 
-METHODS: tuple[type[Spec], ...] = (*QUANTIZE, *DISTILL)
+METHODS: tuple[type[Spec], ...] = (*QUANTIZE, *DISTILL, *TRAIN)
 
 
 def method_name(spec: type[Spec]) -> str:

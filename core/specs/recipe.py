@@ -7,9 +7,11 @@ from pydantic import Field
 from core.specs.base import Asked
 from core.specs.distill import FeatureDistillation, LogitDistillation
 from core.specs.quantize import LinearQuantization, OnnxQuantization
+from core.specs.train import Finetune
 
 Step = Annotated[
-    LinearQuantization | OnnxQuantization | LogitDistillation | FeatureDistillation, Field(discriminator="method")
+    LinearQuantization | OnnxQuantization | LogitDistillation | FeatureDistillation | Finetune,
+    Field(discriminator="method"),
 ]
 
 

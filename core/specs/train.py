@@ -7,7 +7,7 @@ from pydantic import Field
 from core.description import ModelDescription
 from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
 
-Augmentation = Literal["auto", "none", "shift", "shift_flip"]
+Augmentation = Literal["none", "shift", "shift_flip"]
 
 # Where neither epochs nor steps nor minutes are given.
 USUAL_EPOCHS = 5.0
@@ -49,9 +49,10 @@ class Training(Asked):
         0.0, ge=0, lt=1, description="Share of each label that is spread evenly over all classes."
     )
     augment: Augmentation = Field(
-        "auto",
+        "none",
         description="Random changes of images: shift moves by up to an eighth, shift_flip mirrors left and right as "
-        "well. auto shifts images; it never mirrors, since a mirrored letter or digit is another one.",
+        "well, which makes letters and digits others. None by itself: in a few epochs, networks that were not trained "
+        "so win back less.",
     )
     batch_norm: Literal["train", "frozen"] = Field(
         "train", description="Whether batch norms follow the statistics of the batches or keep theirs."

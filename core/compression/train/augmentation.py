@@ -23,7 +23,7 @@ class Augmenter:
 
     def __init__(self, kind: Augmentation, images: tuple[str, ...], seed: int) -> None:
         """`images` names the inputs that are images."""
-        self._shifts = kind in ("auto", "shift", "shift_flip") and bool(images)
+        self._shifts = kind != "none" and bool(images)
         self._flips = kind == "shift_flip"
         self._images = images
         self._seed = seed

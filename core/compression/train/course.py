@@ -28,7 +28,7 @@ class Decisions(BaseModel):
 class Course(BaseModel):
     """How far the training is: updates done, seconds spent, and the best judgement with its update."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     done: int = 0
     seconds: float = 0.0

@@ -94,8 +94,9 @@ class _Run:
         spent = time.monotonic() - self._since
         budget = Budget(self._learner, self._feeder, self._context, fixed_batch=self._fixed)
         decisions = budget.decide(seconds_spent=spent, judging_share=JUDGING_SHARE if self._examiner else 0.0)
-        # What was decided by clock and free memory must outlive a kill.
-        self._keep(decisions)
+        if self._settings.minutes is not None or decisions.micro_batch < self._feeder.batch_size:
+            # What was decided by the clock or by free memory must outlive a kill.
+            self._keep(decisions)
         return decisions
 
     def _learn(self, decisions: Decisions) -> None:
