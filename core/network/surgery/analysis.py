@@ -7,6 +7,7 @@ from typing import final
 
 from torch import Tensor, fx
 
+from core.description import BATCH
 from core.errors import ModelpressError
 from core.network.describe import FREE_SIZES
 from core.network.flat import find, trace_shapes
@@ -17,7 +18,6 @@ from core.network.surgery.dimensions import Dims, Misfit, freeze
 from core.network.surgery.encoded import why_uncut
 from core.network.surgery.rules import Rule, find_layer_rule, find_rule
 
-BATCH = "batch"
 # Unlike a usual size of anything else, and not 1, which is special to broadcasting.
 PROBE_BATCH = 3
 # A rule raises these where a call is of a form that it does not know.

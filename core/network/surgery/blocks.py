@@ -180,4 +180,5 @@ def _name(branch: _Branch, layers: Sequence[str], taken: set[str]) -> str:
     name = ".".join(shared)
     if not name:
         return branch.exit.name
-    return f"{name}:{branch.exit.name}" if name in taken else name
+    number = 1 + sum(other.split("#")[0] == name for other in taken)
+    return f"{name}#{number}" if number > 1 else name

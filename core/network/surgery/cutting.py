@@ -33,19 +33,19 @@ def permute_network(analysis: Analysis, keep: Mapping[Axis, Tensor]) -> Network:
     result = replace(network, graph=copy_graph(network.graph), encodings=dict(network.encodings))
     paths = owners(network.graph)
     for tensor, dims in analysis.ledger.tensors.values():
-        new = tensor.detach()
-        for dim, e in enumerate(dims):
-            if any(axis in keep for axis in leaves(e)):
-                new = new.index_select(dim, select(e, keep))
+        kept = {dim: select(e, keep) for dim, e in enumerate(dims) if any(axis in keep for axis in leaves(e))}
         # What is not cut stays the same storage.
-        if new.data_ptr() == tensor.data_ptr() and new.shape == tensor.shape:
+        if not kept:
             continue
+        new = tensor.detach()
+        for dim, positions in kept.items():
+            new = new.index_select(dim, positions)
         value = nn.Parameter(new, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else new
         for path in paths[id(tensor)]:
             parent, _, name = path.rpartition(".")
             setattr(result.graph.get_submodule(parent), name, value)
             if path in result.encodings:
-                result.encodings[path] = cut_encoding(network.encodings[path], new)
+                result.encodings[path] = cut_encoding(network.encodings[path], kept)
     return result
 
 
