@@ -6,6 +6,7 @@ else and on the same machine under four times its load; a test holds them to it.
 
 from core.description import DatasetDescription, ModelDescription
 from core.resources.job import JobCreate, Range
+from core.specs.train import Finetune, Training
 
 # Multiply-adds of fp32 a second on one thread, slow and fast machine.
 _SLOW_MACS, _FAST_MACS = 3e9, 8e10
@@ -17,6 +18,8 @@ _SAMPLE_SECONDS = (2e-6, 5e-4)
 _DRAWN_SAMPLES = 512
 # Timed runs and warm-up of each file at each batch size.
 _LATENCY_RUNS = (100, 400)
+# Forward passes that an update costs, what a teacher's answers cost besides, and what judgements add.
+_LEARNING_PASSES, _TEACHER_PASSES, _JUDGED = 3, 1, 1.15
 # Interpreter with torch and onnxruntime loaded, in bytes.
 _FIXED_MEMORY = (350e6, 900e6)
 # The file's graph beside its weights: bytes for each operator.
@@ -24,16 +27,29 @@ _NODE_BYTES = (60, 900)
 
 
 def estimate_seconds(asked: JobCreate, model: ModelDescription, data: DatasetDescription | None, steps: int) -> Range:
-    """Wall time: calibration, one sensitivity pass for each layer, evaluation of both files, latency."""
+    """Wall time: calibration, one sensitivity pass for each layer, training, evaluation of both files, latency."""
     samples = _samples(asked, model, data)
     runs = sum(asked.target.batch_sizes)
     low = (samples + _LATENCY_RUNS[0] * runs) * (model.macs / _FAST_MACS + _SAMPLE_SECONDS[0])
     high = (samples + _LATENCY_RUNS[1] * runs) * (model.macs / _SLOW_MACS + _SAMPLE_SECONDS[1])
+    for step in asked.recipe.steps:
+        if isinstance(step, Training):
+            low += _learning_seconds(step, data, model.macs / _FAST_MACS + _SAMPLE_SECONDS[0])
+            high += _learning_seconds(step, data, model.macs / _SLOW_MACS + _SAMPLE_SECONDS[1])
     ceiling = asked.limits.minutes * 60
     return Range(
         low=round(min(_FIXED_SECONDS[0] + low, ceiling), 1),
         high=round(min(_FIXED_SECONDS[1] * steps + high, ceiling), 1),
     )
+
+
+def _learning_seconds(step: Training, data: DatasetDescription | None, pass_seconds: float) -> float:
+    """Passes forward and backward of every sample that is learnt from, and the judgements between them."""
+    splits = {} if data is None else data.splits
+    learnt = next((splits[name].samples for name in ("train", "calibration") if name in splits), 0)
+    passes = _LEARNING_PASSES if isinstance(step, Finetune) else _LEARNING_PASSES + _TEACHER_PASSES
+    found = passes * _JUDGED * step.samples_learnt(learnt) * pass_seconds
+    return found if step.minutes is None else min(found, step.minutes * 60)
 
 
 def estimate_memory(asked: JobCreate, model: ModelDescription, data_bytes: int) -> Range:

@@ -16,6 +16,7 @@ from core.services.file_sizes import object_to_sizes
 from core.services.tenancy import Lock, get_owned
 from core.specs.order import find_clash
 from core.specs.recipe import Step
+from core.specs.train import LEARNT_TASKS
 from core.states import InspectionState
 
 _NOTHING = Range(low=0, high=0)
@@ -72,7 +73,9 @@ def plan(session: Session, tenant: str, asked: JobCreate) -> DryRun:
     objections = tuple(object_to(asked, ingredients))
     model, data = ingredients.model_description, ingredients.dataset_description
     steps = plan_steps(asked, ingredients)
-    chosen = frozenset(layer for step in steps for layer in step.layers)
+    # Training changes layers, not the bytes that they take.
+    narrowed = {spec.method for spec in asked.recipe.steps if not spec.needs.training}
+    chosen = frozenset(layer for step in steps if step.name in narrowed for layer in step.layers)
     data_bytes = ingredients.dataset.bytes if ingredients.dataset else 0
     return DryRun(
         ok=not any(objection.severity == "blocks" for objection in objections),
@@ -152,9 +155,23 @@ def _object_to_step(pointer: str, step: Step, model: ModelDescription, ingredien
     if step.needs_labels() and not any(split.labelled for split in data.splits.values()):
         text = f"{step.method} needs labels, and the data set has none."
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
+    elif step.needs_labels() and step.needs.training:
+        yield from _object_to_labels(step, data)
     available = sum(data.splits[name].samples for name in ("calibration", "train") if name in data.splits)
     if (step.calibration_samples() or step.needs.training) and not available:
         text = f"{step.method} needs a calibration or train split, and the data set has neither."
+        yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
+
+
+def _object_to_labels(step: Step, data: DatasetDescription) -> Iterator[Objection]:
+    """Labels are learnt from where the samples are that training sees, and not of every task."""
+    learnt = next((name for name in ("train", "calibration") if name in data.splits), None)
+    text = None
+    if data.task not in LEARNT_TASKS:
+        text = f"{step.method} cannot learn from labels of the task {data.task}; it knows {', '.join(LEARNT_TASKS)}."
+    elif learnt is not None and not data.splits[learnt].labelled:
+        text = f"{step.method} learns from labels, and the {learnt} split has none."
+    if text is not None:
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
 
 

@@ -1,14 +1,23 @@
 """How networks are trained, and the specs of the family `train`."""
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from core.description import ModelDescription
+from core.description import ModelDescription, Task
 from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
 
 Augmentation = Literal["none", "shift", "shift_flip"]
 
+# Tasks whose labels there is a loss for.
+LEARNT_TASKS: tuple[Task, ...] = (
+    "classification",
+    "multi_label",
+    "regression",
+    "token_classification",
+    "language_modelling",
+)
 # Where neither epochs nor steps nor minutes are given.
 USUAL_EPOCHS = 5.0
 
@@ -63,6 +72,17 @@ class Training(Asked):
         description="Evaluations without a better one after which training ends. With a validation split the best "
         "weights are kept in any case.",
     )
+
+    def samples_learnt(self, available: int) -> float:
+        """How many samples pass through the network to learn from, of `available`; endless by minutes alone."""
+        counts = [math.inf]
+        if self.epochs is None and self.steps is None and self.minutes is None:
+            counts.append(USUAL_EPOCHS * available)
+        if self.epochs is not None:
+            counts.append(self.epochs * available)
+        if self.steps is not None:
+            counts.append(self.steps * float(min(self.batch_size, available)))
+        return min(counts)
 
 
 class Finetune(Training, Spec):

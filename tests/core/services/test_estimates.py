@@ -131,3 +131,20 @@ def test_a_limit_on_quality_may_leave_all_layers_wide() -> None:
 def test_no_job_is_said_to_outlive_its_limit() -> None:
     seconds = estimates.estimate_seconds(asked(limits=Limits(minutes=1)), described(JOBS["charlm_pydoc"]), None, 1)
     assert seconds.high == 60
+
+
+def test_training_takes_the_time_of_its_epochs_or_its_minutes() -> None:
+    model, data = described(JOBS["resnet20_cifar10"]), described_dataset()
+
+    def seconds(**settings: object) -> Range:
+        steps = [{"method": "finetune", **settings}]
+        return estimates.estimate_seconds(asked(recipe={"steps": steps}, limits=Limits(minutes=1000)), model, data, 1)
+
+    none = seconds(steps=1, batch_size=1)
+    one, five = seconds(epochs=1), seconds(epochs=5)
+    assert seconds() == five
+    assert five.low - none.low == pytest.approx(5 * (one.low - none.low), rel=0.05, abs=0.3)
+    # Forward and backward of 500 samples at 3 passes, on the slow machine.
+    assert one.high - none.high > 3 * 500 * model.macs / 3e9
+    assert seconds(minutes=3).low == pytest.approx(none.low + 180, abs=1)
+    assert seconds(epochs=1, minutes=300) == one

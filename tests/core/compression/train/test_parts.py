@@ -1,0 +1,109 @@
+"""Batches, changes of images, memory, the learning rate and its probe, each by itself."""
+
+import numpy as np
+import pytest
+import torch
+
+from core.compression.train.augmentation import Augmenter, image_inputs
+from core.compression.train.feeding import Feeder
+from core.compression.train.losses import TaskObjective
+from core.compression.train.memory import choose_micro_batch
+from core.compression.train.mount import TrainableNetwork
+from core.compression.train.probe import RANGES, choose_rate, probe_updates
+from core.compression.train.state import state_of
+from core.compression.train.updates import Learner, rate_at
+from core.data.access import RandomAccess
+from core.specs.train import Training
+
+
+@pytest.fixture
+def feeder(small, shapes):
+    return Feeder(RandomAccess(shapes, "train"), ("x",), batch=32, seed=5, augmenter=Augmenter("none", (), 5))
+
+
+def test_an_epoch_sees_each_sample_once_and_the_next_in_another_order(feeder):
+    first, second = (torch.cat([feeder.batch(number).rows for number in range(start, start + 9)]) for start in (0, 9))
+    assert len(first.unique()) == len(second.unique()) == 9 * 32
+    assert not torch.equal(first, second)
+
+
+def test_a_batch_depends_on_its_number_alone(feeder):
+    later = feeder.batch(13)
+    feeder.batch(2)
+    assert torch.equal(feeder.batch(13).rows, later.rows)
+    assert torch.equal(feeder.batch(13).inputs[0], later.inputs[0])
+
+
+def test_samples_are_the_same_from_memory_and_from_their_file(shapes):
+    rows = np.array([7, 3, 299, 3])
+    kept, read = RandomAccess(shapes, "train").take(rows), RandomAccess(shapes, "train", kept_bytes=0).take(rows)
+    assert torch.equal(kept.inputs["x"], read.inputs["x"])
+    assert torch.equal(kept.labels, read.labels)
+    assert torch.equal(kept.labels, torch.cat([each.labels for each in shapes.batches("train", 1000)])[rows])
+
+
+def test_images_move_by_an_eighth_at_most_and_flip_when_asked():
+    images = torch.zeros(64, 1, 16, 16)
+    images[:, :, 8, 5] = 1
+    moved = Augmenter("shift", ("x",), 0).apply({"x": images, "mask": images}, 3)
+    assert torch.equal(moved["mask"], images)
+    places = moved["x"].nonzero()[:, 2:]
+    assert len(places) == 64
+    assert (places - torch.tensor([8, 5])).abs().max() == 2
+    assert set(places[:, 1].tolist()) == {3, 4, 5, 6, 7}
+    flipped = Augmenter("shift_flip", ("x",), 0).apply({"x": images}, 3)["x"].nonzero()[:, 3]
+    assert 16 < int((flipped > 7).sum()) < 48
+    again = Augmenter("shift", ("x",), 0).apply({"x": images}, 3)
+    assert torch.equal(again["x"], moved["x"])
+    assert not torch.equal(Augmenter("shift", ("x",), 0).apply({"x": images}, 4)["x"], moved["x"])
+
+
+def test_edges_are_repeated_outwards():
+    images = torch.full((8, 3, 8, 8), -0.7)
+    assert torch.equal(Augmenter("shift", ("x",), 1).apply({"x": images}, 0)["x"], images)
+
+
+def test_images_are_known_by_their_shape(shapes):
+    assert image_inputs(shapes) == ("x",)
+
+
+def test_parts_of_a_batch_fit_the_memory(small, feeder):
+    mounted, objective, batch = TrainableNetwork(small), TaskObjective("classification"), feeder.batch(0)
+    assert choose_micro_batch(mounted, objective, batch, free=10**9) == 32
+    # Of one sample at least the outputs of convolution, norm and sum are kept, 6·64 numbers each.
+    sizes = [choose_micro_batch(mounted, objective, batch, free=free) for free in (200_000, 50_000, 100)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[1] <= 50_000 * 0.4 / (3 * 6 * 64 * 4)
+    assert sizes[2] == 1
+
+
+def test_the_rate_rises_and_falls():
+    settings = Training(warm_up=0.1)
+    rates = [rate_at(update, 100, settings) for update in range(100)]
+    assert rates.index(max(rates)) == 10
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+    assert rate_at(99, 100, Training(schedule="constant")) == 1
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "sgd"])
+def test_a_probe_finds_a_rate_inside_its_range_and_leaves_no_trace(small, feeder, optimiser):
+    learner = Learner(
+        TrainableNetwork(small), TaskObjective("classification"), Training(optimiser=optimiser), micro_batch=32
+    )
+    learner.mounted.follow_batches(follow=True)
+    before = state_of(learner)
+    probed = choose_rate(learner, feeder, 40)
+    low, high = RANGES[optimiser]
+    assert low < probed.rate < high
+    changes = [change for _, change in probed.tried]
+    assert min(changes) < -0.05
+    after = state_of(learner)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_a_probe_takes_a_twentieth_at_most():
+    assert probe_updates(400) == 0
+    assert all(probe_updates(steps) * 4 / 3 <= steps / 20 for steps in (500, 1000, 10_000))
