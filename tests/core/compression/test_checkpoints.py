@@ -126,6 +126,75 @@ def test_a_plan_of_something_else_is_refused(content: str, tmp_path: Path) -> No
     assert (caught.value.code, caught.value.pointer) == ("invalid_request", "/plan")
 
 
+THREE = {
+    "steps": [
+        {"method": "finetune", "steps": 12, "batch_size": 32, "early_stopping": 3},
+        {"method": "quantize.linear", "calibration": {"samples": 64}},
+        {"method": "finetune", "steps": 12, "batch_size": 32, "ema": 0.9},
+    ]
+}
+
+
+class Interrupted(Exception):  # noqa: N818  (it says what happened)
+    """The run ends in the middle of a step."""
+
+
+class Supervisor:
+    """Takes checkpoints as a supervisor does, and ends the run after so many of them."""
+
+    def __init__(self, work: Path, kept: Path, most: int) -> None:
+        self.work, self.kept, self.left = work, kept, most
+        self.resume: dict[bool, tuple[int, tuple[StagedFile, ...]]] = {}
+
+    def hear(self, message: Message) -> None:
+        if not isinstance(message, CheckpointMessage):
+            return
+        folder = self.kept / str(self.left)
+        folder.mkdir(parents=True)
+        for file in message.files:
+            (self.work / "out" / file.path).rename(folder / file.filename)
+        self.resume.pop(False, None)
+        self.resume[message.finished] = (message.step, tuple(staged(path) for path in sorted(folder.iterdir())))
+        self.left -= 1
+        if not self.left:
+            raise Interrupted
+
+    def found(self) -> Resume:
+        step, finished = self.resume.get(True, (-1, ()))
+        partial = self.resume.get(False, (0, ()))[1]
+        return Resume(job="job_one", steps=step + 1, finished=finished, partial=partial)
+
+
+@pytest.mark.slow
+def test_a_job_interrupted_in_every_step_gives_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
+    """Ended inside the first training, then after it, then inside the second."""
+    common = {"recipe": THREE, "checkpoint_seconds": 1e-3}
+    carry_out(tmp_path / "straight", recipe=THREE)
+    resume = None
+    for number, most in enumerate((3, 10, 4)):
+        work = tmp_path / f"run{number}"
+        request = ask(work, **common, resume=resume)
+        supervisor = Supervisor(work, tmp_path / f"kept{number}", most)
+        with pytest.raises(Interrupted):
+            run(request, supervisor.hear, work)
+        resume = supervisor.found()
+    assert resume is not None
+    assert resume.steps == 2
+    assert resume.partial
+    carry_out(tmp_path / "last", **common, resume=resume)
+    for name in SAME:
+        assert (tmp_path / "last/out" / name).read_bytes() == (tmp_path / "straight/out" / name).read_bytes(), name
+
+
+@pytest.mark.slow
+def test_a_plan_with_training_is_followed_to_the_same_bytes(tmp_path: Path) -> None:
+    minutes = {"steps": [{"method": "finetune", "minutes": 0.05}, THREE["steps"][1]]}
+    carry_out(tmp_path / "first", recipe=minutes)
+    carry_out(tmp_path / "again", recipe=minutes, plan=staged(tmp_path / "first/out/plan.json"))
+    for name in SAME:
+        assert (tmp_path / "again/out" / name).read_bytes() == (tmp_path / "first/out" / name).read_bytes(), name
+
+
 class TestInsideAStep:
     def make(self, out: Path, seconds: float = 0) -> tuple[CheckpointWriter, list[Message]]:
         told: list[Message] = []
