@@ -22,6 +22,8 @@ _LATENCY_RUNS = (100, 400)
 _LEARNING_PASSES, _TEACHER_PASSES, _JUDGED = 3, 1, 1.15
 # Interpreter with torch and onnxruntime loaded, in bytes.
 _FIXED_MEMORY = (350e6, 900e6)
+# Operators that have graphs inside.
+_INNER = frozenset({"If", "Loop", "Scan"})
 # The file's graph beside its weights: bytes for each operator.
 _NODE_BYTES = (60, 900)
 
@@ -65,9 +67,13 @@ def estimate_memory(asked: JobCreate, model: ModelDescription, data_bytes: int) 
 def estimate_bytes(asked: JobCreate, model: ModelDescription, chosen: frozenset[str]) -> Range:
     """Size of the file: chosen layers at one byte a parameter, the rest as it is, plus the graph."""
     narrow = sum(layer.parameters for layer in model.layers if layer.name in chosen and layer.tied_to is None)
-    kept = 4 * (model.parameters - narrow)
+    # What is inside of branches and loops is in no layer and counts as no parameter, but is in the file.
+    whole = 4 * model.parameters if model.mode == "network" else max(model.bytes_stripped, 4 * model.parameters)
+    kept = whole - 4 * narrow
     nodes = sum(model.operators.values()) + 4 * len(chosen)
-    low = narrow + kept + _NODE_BYTES[0] * nodes
+    # Of that, quantizers of files may take all.
+    least = kept // 4 if model.mode == "onnx_only" and _INNER & set(model.operators) else kept
+    low = narrow + least + _NODE_BYTES[0] * nodes
     high = narrow + kept + 8 * narrow // 100 + _NODE_BYTES[1] * nodes
     if asked.constraints.max_drop is not None:
         # Layers that cost too much quality stay float.
