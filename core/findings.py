@@ -129,9 +129,9 @@ _CODES = (
         "advice",
         "No data was given, so inputs were drawn",
         "Ranges were calibrated and answers compared on inputs that were drawn: random pixels where the model comes "
-        "with a preprocessor for images; else normal noise, of the mean and deviation that constants or a batch norm at "
-        "the input tell, or of mean 0 and deviation 1; random integers within the tables that they index. How good the "
-        "result is on real samples is not known: give a data set, even one without labels.",
+        "with a preprocessor for images; else normal noise, of the mean and deviation that constants or a batch norm "
+        "at the input tell, or of mean 0 and deviation 1; random integers within the tables that they index. "
+        "How good the result is on real samples is not known: give a data set, even one without labels.",
     ),
     FindingCode(
         "evaluation_small",

@@ -11,9 +11,10 @@ from core.compression.material import FileMaterial, Material, NetworkMaterial
 from core.compression.other_models import OtherModels, read_others
 from core.compression.yardstick import input_batches
 from core.data.dataset import Dataset, open_dataset
+from core.data.preprocessor import is_preprocessor, read_preprocessor
 from core.data.source import DataFile, data_files
-from core.data.synthetic import synthesise
-from core.description import DatasetSpec, ModelDescription, SplitName, TensorDescription
+from core.data.synthetic import Known, synthesise
+from core.description import DatasetSpec, InputMapping, ModelDescription, SplitName, TensorDescription
 from core.errors import ModelpressError
 from core.messages import RunJob
 from core.network.export import export_onnx
@@ -21,6 +22,7 @@ from core.network.export_check import noise_inputs, relative_difference
 from core.network.fold import fold_batch_norm
 from core.network.gate_onnx import open_onnx
 from core.network.hf_folder import companions
+from core.network.input_statistics import input_statistics
 from core.network.inspect import inspect, read
 from core.network.network import Network
 from core.network.onnx_outside import save_onnx
@@ -69,7 +71,9 @@ class _Preparation:
         if self.request.dataset_spec is None:
             names = (tensor.name for tensor in network.inputs)
             limits = dict(zip(names, integer_limits(network.graph), strict=True))
-            dataset: Dataset = synthesise(network.inputs, limits, self.request.seed, sizes=network.sizes)
+            # Folding loses the statistics of batch norms.
+            known = Known(limits, network.sizes, input_statistics(read_network), self._preprocessor(beside))
+            dataset: Dataset = synthesise(network.inputs, known, self.request.seed)
         else:
             spec = self.request.dataset_spec
             dataset = self._open_data(spec, network.inputs, network.outputs, longest_text(network), beside)
@@ -93,7 +97,8 @@ class _Preparation:
         if (spec := self.request.dataset_spec) is not None:
             dataset = self._open_data(spec, inputs, self.description.outputs, None, {})
         elif self.description.can_be_drawn():
-            dataset = synthesise(inputs, {}, self.request.seed, sizes=self.description.counted_at)
+            known = Known(sizes=self.description.counted_at, preprocessor=self._preprocessor({}))
+            dataset = synthesise(inputs, known, self.request.seed)
         material = FileMaterial(original, self.description, dataset, self.scratch)
         return Prepared(self.description, original, dataset, material, {})
 
@@ -119,8 +124,19 @@ class _Preparation:
             inputs,
             outputs=outputs,
             longest=longest,
-            beside=[*(DataFile(path, name) for name, path in beside.items()), *data_files(self.request.model)],
+            beside=self._beside(beside),
         )
+
+    def _beside(self, companions: Files) -> list[DataFile]:
+        return [*(DataFile(path, name) for name, path in companions.items()), *data_files(self.request.model)]
+
+    def _preprocessor(self, companions: Files) -> InputMapping | None:
+        """What the model's own preprocessor does to images; None where there is none or it is not understood."""
+        file = next((file for file in self._beside(companions) if is_preprocessor(file)), None)
+        try:
+            return None if file is None else read_preprocessor(file)
+        except ModelpressError:
+            return None
 
 
 def _probes(network: Network, dataset: Dataset) -> tuple[Tensor, ...]:

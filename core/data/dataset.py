@@ -55,7 +55,7 @@ class Batch:
 class Dataset:
     """Checked samples in splits. `classes` is the number of classes or of tokens, None for other tasks.
 
-    `synthetic` says that the samples were drawn, not given.
+    `synthetic` says that the samples were drawn, not given, and `assumed` how.
     """
 
     task: Task
@@ -66,6 +66,7 @@ class Dataset:
     label_names: tuple[str, ...] = ()
     label_limit: int | None = None
     synthetic: bool = False
+    assumed: str = ""
 
     def count(self, split: SplitName) -> int:
         """The number of samples of a split; 0 when there is no such split."""

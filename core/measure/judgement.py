@@ -191,7 +191,8 @@ def _judge_quality(measured: Measurement) -> Iterator[Finding]:
         yield make_finding(
             "synthetic_data_only",
             f"No data was given: on {after.n:,} inputs that were drawn the {name} is {after.value:.4f} (95 % interval "
-            f"{after.low:.4f} to {after.high:.4f}). How good the result is on real samples is not known.",
+            f"{after.low:.4f} to {after.high:.4f}). How good the result is on real samples is not known."
+            + (f" Assumed: {measured.assumed}." if measured.assumed else ""),
         )
     elif change.test == "none":
         yield make_finding(

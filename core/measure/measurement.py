@@ -32,7 +32,10 @@ class FileFigures:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Original and result side by side; `batch_fixed` is the only batch size of a model that has no other."""
+    """Original and result side by side; `batch_fixed` is the only batch size of a model that has no other.
+
+    `synthetic` says that there was no data, and `assumed` how inputs were drawn then.
+    """
 
     original: FileFigures
     result: FileFigures
@@ -42,6 +45,7 @@ class Measurement:
     batch_fixed: int | None
     overlap: int
     synthetic: bool = False
+    assumed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +109,8 @@ def measure(pair: Pair, progress: Progress) -> Measurement:
     ]
     overlap = pair.dataset.overlap() if pair.dataset is not None else 0
     synthetic = pair.dataset is not None and pair.dataset.synthetic
-    return Measurement(figures[0], figures[1], quality, tuple(latency), shares, fixed, overlap, synthetic)
+    assumed = pair.dataset.assumed if pair.dataset is not None else ""
+    return Measurement(figures[0], figures[1], quality, tuple(latency), shares, fixed, overlap, synthetic, assumed)
 
 
 def _measure_quality(pair: Pair, progress: Progress) -> Comparison | None:

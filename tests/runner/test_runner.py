@@ -160,7 +160,8 @@ def test_a_job_without_data_draws_its_inputs_and_says_so(tmp_path: Path) -> None
     assert verdict.result.quality.metric == "relative_error"
     assert 0 < verdict.result.quality.value < 0.2
     codes = [finding.code for finding in verdict.findings]
-    assert "synthetic_data_only" in codes
+    told = next(finding.text for finding in verdict.findings if finding.code == "synthetic_data_only")
+    assert "Assumed: `x` is normal noise of mean 0 and deviation 1" in told
     assert not {"no_labels", "no_evaluation_data", "calibration_too_small"} & set(codes)
 
 

@@ -5,7 +5,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from core.data.synthetic import SAMPLES, synthesise
+from core.data.synthetic import SAMPLES, Known, synthesise
 from core.measure.feeds import make_feed
 from core.measure.quality import compare_quality
 from core.measure.runtime import fixed_batch, open_session
@@ -243,7 +243,7 @@ def test_a_network_whose_state_has_its_batch_second_is_written_again(write_onnx,
     assert [tensor.shape for tensor in again.inputs] == [("batch", 6), (2, "batch", 5)]
     session = open_session(tmp_path / "out.onnx", 1)
     assert fixed_batch(session) is None
-    dataset = synthesise(again.inputs, {}, 0, sizes={})
+    dataset = synthesise(again.inputs, Known(), 0)
     assert again.can_be_drawn()
     for feed in (make_feed(session, dataset, 4), make_feed(session, None, 4)):
         assert {name: value.shape for name, value in feed.items()} == {"x": (4, 6), "s": (2, 4, 5)}
