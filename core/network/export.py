@@ -9,6 +9,7 @@ from pathlib import Path
 
 import onnx
 import torch
+from pydantic import JsonValue
 from safetensors.torch import save_file
 from torch import Tensor, fx
 from torch.export import Dim, ExportedProgram
@@ -69,18 +70,22 @@ def export_pt2(network: Network, path: Path, *, probes: tuple[Tensor, ...] | Non
 
 
 def export_safetensors(network: Network, path: Path) -> None:
-    """Write the parameters as their encodings store them; the header's `encodings` names each encoding, as JSON."""
+    """Write the parameters as their encodings store them.
+
+    The header's `encodings` has, by parameter, the `name` of its encoding and, as `config`, what `restore` needs.
+    """
     tensors: dict[str, Tensor] = {}
-    names: dict[str, str] = {}
+    encodings: dict[str, JsonValue] = {}
     for name, value in network.graph.state_dict().items():
         encoding = network.encodings.get(name)
         if encoding is None:
             tensors[name] = value.detach().contiguous().clone()
             continue
-        names[name] = encoding.name
+        encodings[name] = {"name": encoding.name, "config": encoding.config()}
         for suffix, stored in encoding.stored().items():
             tensors[f"{name}.{suffix}" if suffix else name] = stored.contiguous().clone()
-    save_file(tensors, path, metadata={"encodings": json.dumps(names, sort_keys=True)})
+    # One key: several would be written in an order that differs from run to run.
+    save_file(tensors, path, metadata={"encodings": json.dumps(encodings, sort_keys=True)})
 
 
 def _program(network: Network, flavour: Flavour, written: Written | None = None) -> ExportedProgram:
@@ -112,7 +117,7 @@ def _check_size(program: ExportedProgram, written: Written) -> None:
         value for value in (*program.state_dict.values(), *program.constants.values()) if isinstance(value, Tensor)
     ]
     size = sum({id(tensor): tensor.numel() * tensor.element_size() for tensor in tensors}.values())
-    size += sum(sum(encoding.bytes().model_dump().values()) for encoding in written.encodings.values())
+    size += sum(sum(encoding.bytes().model_dump().values()) for encoding in written.encodings)
     if size > MAX_WEIGHT_BYTES:
         raise refuse_result(size)
 

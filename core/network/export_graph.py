@@ -110,7 +110,9 @@ def _suit_exporter(module: fx.GraphModule, node: fx.Node, network: Network, rank
 
 def _is_float_between_grids(node: fx.Node, network: Network) -> bool:
     layer = network.graph.get_submodule(str(node.target))
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or f"{node.target}.weight" in network.encodings:
+    weight = network.encodings.get(f"{node.target}.weight")
+    on_integers = isinstance(weight, AffineInteger) and weight.has_kernel
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or on_integers:
         return False
     original = next(found for found in network.graph.graph.nodes if found.name == node.name)
     source = original.all_input_nodes[0]
@@ -205,6 +207,14 @@ def _call(
         return graph.call_function(
             function, (x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
         )
+    if isinstance(layer, nn.Conv3d):
+        return graph.call_function(
+            F.conv3d, (x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+        )
+    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
+        function = F.conv_transpose1d if isinstance(layer, nn.ConvTranspose1d) else F.conv_transpose2d
+        sizes = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+        return graph.call_function(function, (x, weight, bias, *sizes))
     if isinstance(layer, nn.Embedding):
         return graph.call_function(F.embedding, (x, weight))
     if isinstance(layer, nn.Linear) and not transposed:

@@ -26,7 +26,7 @@ def put_stored(model: onnx.ModelProto, written: Written) -> onnx.ModelProto:
         key = onnx.helper.get_node_attr_value(node, "key").decode()
         if key not in values:
             writer.begin(key)
-            values[key] = written.encodings[key].write(writer)
+            values[key] = written.writes[key](writer)
         renamed[node.output[0]] = values[key]
     for node in kept:
         for index, name in enumerate(node.input):

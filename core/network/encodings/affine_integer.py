@@ -12,6 +12,8 @@ from core.network.encodings import operators
 from core.network.encodings.blocks import SMALLEST_SCALE, Blocks
 from core.network.encodings.elementwise import Elementwise
 from core.network.encodings.emission import Emission
+from core.network.encodings.onnx_writer import OnnxWriter
+from core.network.encodings.packing import Packed
 from core.network.encodings.straight_through import round_through
 from core.network.encodings.trainable import TrainableWeight
 from core.network.encodings.writer import Role, V, Writer
@@ -154,6 +156,11 @@ class AffineInteger(Elementwise):
         """Whether a row of a matrix is its integers times one scale."""
         return self.axis == 0 and not self.grid.packed and self.grid.group is None and self.zero_points is None
 
+    @property
+    def has_kernel(self) -> bool:
+        """Whether onnxruntime can multiply the integers as they are: int8 and uint8 with scales of whole channels."""
+        return self.grid.group is None and self.zero_points is None
+
     def decode(self) -> Tensor:
         """scale · (integer − zero point) in fp32."""
         zero = self.grid.zero_point if self.zero_points is None else self._blocks.spread(self.zero_points).float()
@@ -225,23 +232,32 @@ class AffineInteger(Elementwise):
         return writer.constant("scale", "scales", self._blocks.spread(self.scale))
 
     def emit_onnx(self, emission: Emission) -> fx.Node:
-        """DequantizeLinear where onnxruntime fuses it with the layer; what is folded at load where not."""
-        zeros = self._zeros()
-        plain = self.grid.group is None and self.zero_points is None and not self.grid.packed
-        if not (plain and emission.fused):
+        """DequantizeLinear where onnxruntime fuses it with the layer; what is folded at load where not.
+
+        Of packed integers what is folded are the integers alone, which leaves the layer its integer kernel.
+        """
+        if not (self.has_kernel and emission.fused):
             return super().emit_onnx(emission)
-        integers = self.integers.t() if emission.transposed else self.integers
         axis = 1 - self.axis if emission.transposed and self.axis is not None else self.axis
+        zeros = None if self.grid.storage is torch.int32 else torch.full_like(self.scale, self.grid.zero_point)
+        if self.grid.packed:
+            integers = emission.stored(self, self._write_integers, torch.int8)
+        else:
+            integers = emission.buffer("", self.integers.t() if emission.transposed else self.integers)
         return emission.call(
             operators.DEQUANTIZE,
-            emission.buffer("", integers),
+            integers,
             emission.buffer("scale", self.scale),
-            None if zeros is None else emission.buffer("zero", zeros),
+            # onnxruntime fuses QGemm only when the weight's zero point is written; of an int32 bias none may be.
+            None if zeros is None else emission.buffer("zero", zeros.to(self.grid.storage)),
             axis or 0,
         )
 
+    def _write_integers(self, writer: OnnxWriter) -> str:
+        levels = writer.cast(writer.levels(self.grid.low, 2**self.grid.bits, integer=True), self.grid.storage)
+        return writer.look_up(Packed.of(self.codes, self.grid.bits), "", self.role, levels, self.shape)
+
     def _zeros(self) -> Tensor | None:
-        # onnxruntime fuses QGemm only when the weight's zero point is written; of an int32 bias none may be.
         if self.grid.storage is torch.int32 or self.grid.packed:
             return None
         return torch.full_like(self.scale, self.grid.zero_point, dtype=self.grid.storage)

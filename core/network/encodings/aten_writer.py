@@ -52,7 +52,7 @@ class AtenWriter(Writer[fx.Node]):
         shifts = self._call(_ATEN.to.dtype, shifts, torch.uint8)
         columns = self._call(_ATEN.unsqueeze.default, stored, 1)
         shifted = self._call(_ATEN.bitwise_right_shift.Tensor, columns, shifts)
-        masked = self._call(_ATEN.bitwise_and.Scalar, shifted, 2**width - 1)
+        masked = self._call(_ATEN.__and__.Scalar, shifted, 2**width - 1)
         return self.reshape(masked, (-1,))
 
     def levels(self, low: int, count: int, *, integer: bool = False) -> fx.Node:

@@ -10,20 +10,27 @@ from core.network.encodings import operators
 
 if TYPE_CHECKING:
     from core.network.encodings.encoding import Encoding
+    from core.network.encodings.onnx_writer import OnnxWriter
+
+Write = Callable[["OnnxWriter"], str]
 
 
 class Written:
-    """What is written only once the ONNX graph is there: encodings by the keys of their `Stored` nodes."""
+    """What is written only once the ONNX graph is there, by the keys of the nodes that stand for it."""
 
     def __init__(self) -> None:
-        self.encodings: dict[str, Encoding] = {}
+        self.writes: dict[str, Write] = {}
         self._keys: dict[int, str] = {}
+        # Held, so that no other encoding gets the id of one that is gone.
+        self.encodings: list[Encoding] = []
 
-    def key(self, encoding: "Encoding", wanted: str) -> str:
-        """`wanted`, or the key under which the same encoding (of a tied parameter) is written already."""
-        key = self._keys.setdefault(id(encoding), wanted)
-        self.encodings[key] = encoding
-        return key
+    def add(self, encoding: "Encoding", wanted: str, write: Write) -> str:
+        """The key of the encoding: `wanted`, or where it belongs to tied weights that under which it is written."""
+        if id(encoding) not in self._keys:
+            self._keys[id(encoding)] = wanted
+            self.writes[wanted] = write
+            self.encodings.append(encoding)
+        return self._keys[id(encoding)]
 
 
 class Emission:
@@ -60,8 +67,8 @@ class Emission:
         """Add a call of a torch function or operator."""
         return self._module.graph.call_function(function, tuple(arguments))  # type: ignore[arg-type]  # fx's Argument
 
-    def stored(self, encoding: "Encoding", dtype: torch.dtype) -> fx.Node:
-        """A node in whose place the ONNX writer puts what the encoding writes."""
-        key = self._written.key(encoding, self._path)
-        value = self.call(operators.stored, key, tuple(encoding.shape), dtype)
+    def stored(self, encoding: "Encoding", write: Write, dtype: torch.dtype) -> fx.Node:
+        """A node that stands for what `write` will write of the encoding, in its shape."""
+        key = self._written.add(encoding, self._path, write)
+        value = self.call(operators.stored, key, encoding.shape, dtype)
         return self.call(torch.ops.aten.t.default, value) if self.transposed else value

@@ -70,7 +70,7 @@ class Encoding(ABC):
 
     def emit_onnx(self, emission: Emission) -> fx.Node:
         """The fp32 value, for torch.onnx: what onnxruntime folds at load, unless it has a kernel for the encoding."""
-        return emission.stored(self, torch.float32)
+        return emission.stored(self, self.write, torch.float32)
 
     def emit_pt2(self, emission: Emission) -> fx.Node:
         """The fp32 value, by plain ATen nodes."""

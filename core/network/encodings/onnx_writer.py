@@ -30,6 +30,7 @@ class OnnxWriter(Writer[str]):
         self.initializers: list[onnx.TensorProto] = []
         self._names = names
         self._parameter = ""
+        self._stored: set[str] = set()
         self._shared: dict[object, str] = {}
 
     def begin(self, parameter: str) -> None:
@@ -42,7 +43,10 @@ class OnnxWriter(Writer[str]):
         # What is a weight at sight bears the parameter's own name.
         plain = role == "weights" and value.dim() > 1 and not self._prefix and value.dtype is not torch.uint8
         name = name if plain else f"{name}/{role}"
-        self.initializers.append(numpy_helper.from_array(value.detach().contiguous().numpy(), name))
+        # Positions are looked up twice.
+        if name not in self._stored:
+            self._stored.add(name)
+            self.initializers.append(numpy_helper.from_array(value.detach().contiguous().numpy(), name))
         return name
 
     def look_up(self, codes: Packed, suffix: str, role: Role, table: str, shape: Sequence[int]) -> str:
@@ -64,7 +68,10 @@ class OnnxWriter(Writer[str]):
         word, offset = "", 0
         for number, (width, plane) in enumerate(zip(PLANES[codes.bits], codes.planes, strict=True)):
             stored = self.constant(f"{suffix}_{number}".strip("_") if number else suffix, role, plane)
-            part = self._cast(stored, _INT)
+            key = ("words", stored)
+            if key not in self._shared:
+                self._shared[key] = self._cast(stored, _INT)
+            part = self._shared[key]
             if number:
                 # A byte of a narrower plane serves several words.
                 part = self.reshape(self._node("Gather", self._shares(width * together, offset), part), (-1,))
@@ -98,20 +105,18 @@ class OnnxWriter(Writer[str]):
         return self._shared[key]
 
     def _bits(self, values: str, shifts: Sequence[int], width: int, base: int) -> str:
-        """(value >> shift) & (2^width − 1) << base, for each shift a column."""
-        unsigned = self._cast(values, TensorProto.UINT32)
-        moved = self._node("BitShift", unsigned, self._array(np.array(shifts, np.uint32)), direction="RIGHT")
-        masked = self._node("BitwiseAnd", moved, self._array(np.array(2**width - 1, np.uint32)))
-        found = self._cast(masked, _INT)
+        """(value >> shift) & (2^width − 1) << base, for each shift a column; by division, since all readers know it."""
+        moved = self._node("Div", values, self._array(np.array([2**shift for shift in shifts], np.int32)))
+        found = self._node("Mod", moved, self._array(np.array(2**width, np.int32)))
         return self._node("Mul", found, self._array(np.array(2**base, np.int32))) if base else found
 
     def levels(self, low: int, count: int, *, integer: bool = False) -> str:
-        """Range."""
-        kind = np.int32 if integer else np.float32
+        """Range, cast."""
         key = ("levels", low, count, integer)
         if key not in self._shared:
-            ends = [self._array(np.array(end, kind)) for end in (low, low + count, 1)]
-            self._shared[key] = self._node("Range", *ends)
+            ends = [self._array(np.array(end, np.int64)) for end in (low, low + count, 1)]
+            # Cast, since not all readers keep other types of a Range.
+            self._shared[key] = self._cast(self._node("Range", *ends), _INT if integer else TensorProto.FLOAT)
         return self._shared[key]
 
     def floats(self, value: str) -> str:
@@ -157,6 +162,10 @@ class OnnxWriter(Writer[str]):
         zero = numpy_helper.from_array(np.zeros(1, np.int32 if integer else np.float32))
         zeros = self._node("ConstantOfShape", self._integers([size]), value=zero)
         return self._node("ScatterElements", zeros, places, values)
+
+    def cast(self, value: str, dtype: torch.dtype) -> str:
+        """Cast to int8 or uint8."""
+        return self._cast(value, {torch.int8: TensorProto.INT8, torch.uint8: TensorProto.UINT8}[dtype])
 
     def _cast(self, value: str, kind: int) -> str:
         return self._node("Cast", value, to=kind)
