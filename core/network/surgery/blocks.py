@@ -70,14 +70,15 @@ def _find_branches(graph: fx.GraphModule, shapes: Mapping[fx.Node, tuple[int, ..
         if node.target is not aten.add.Tensor or _is_part_of_sum(node):
             continue
         terms = list(_terms(node))
-        above = {term: _reach(term, lambda each: each.all_input_nodes) for term in terms}
-        for stream in terms:
-            below = [term for term in terms if stream in above[term] and term is not stream]
-            if not below or shapes.get(stream) != shapes.get(node):
-                continue
+        # Something else than the sum must read a stream.
+        streams = [term for term in terms if len(term.users) > 1 and shapes.get(term) == shapes.get(node)]
+        above = {term: _reach(term, lambda each: each.all_input_nodes) for term in terms if streams}
+        for stream in streams:
+            below = [term for term in terms if stream in above[term]]
             reached = set(below).union(*(above[term] for term in below))
             inside = _reach(stream, lambda each: each.users) & reached
-            branch = _closed(graph, stream, node, sorted(inside | _sums(node), key=position.__getitem__))
+            nodes = sorted(inside | _sums(node), key=position.__getitem__)
+            branch = _closed(graph, stream, node, nodes) if below else None
             if branch is not None and shapes.get(branch.exit) == shapes.get(stream):
                 yield branch
 

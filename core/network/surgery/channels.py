@@ -5,6 +5,7 @@ width of at least one position is right in any combination. Two groups may lie i
 whose size is then their product, so budgets are counted by `shape` and `costs`, not by groups.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
@@ -17,7 +18,7 @@ from core.network.network import Network
 from core.network.surgery.analysis import analyse
 from core.network.surgery.cutting import cut_network, owners, permute_network
 from core.network.surgery.dimensions import SINGLE, Axis, Dimension, label, leaves, size
-from core.network.surgery.widths import Costs, count_costs
+from core.network.surgery.widths import CostModel, Costs
 
 
 @final
@@ -121,7 +122,11 @@ class Channels:
 
     def costs(self, widths: Mapping[Group, int] | None = None) -> Costs:
         """What the network costs, or would cost at other widths, without cutting."""
-        return count_costs(self.analysis, {group.axis: width for group, width in (widths or {}).items()})
+        return self._cost_model.at({group.axis: width for group, width in (widths or {}).items()})
+
+    @functools.cached_property
+    def _cost_model(self) -> CostModel:
+        return CostModel(self.analysis)
 
     def dimensions(self, path: str) -> list[Dimension]:
         """The dimensions of a parameter as expressions over axes."""

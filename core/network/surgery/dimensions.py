@@ -84,10 +84,14 @@ def resolve(e: Dimension) -> Dimension:
 
 def size(e: Dimension, widths: Mapping[Axis, int] | None = None) -> int:
     """How many positions `e` has, or would have at other widths of its axes."""
-    e = resolve(e)
+    return settled_size(resolve(e), widths or {})
+
+
+def settled_size(e: Dimension, widths: Mapping[Axis, int]) -> int:
+    """As `size`, of what `resolve` gave, where nothing is refined any more."""
     if isinstance(e, Axis):
-        return widths.get(e, e.size) if widths else e.size
-    sizes = [size(part, widths) for part in e.parts]
+        return widths.get(e, e.size)
+    sizes = [settled_size(part, widths) for part in e.parts]
     return sum(sizes) if isinstance(e, Cat) else math.prod(sizes)
 
 

@@ -1,20 +1,20 @@
 """What a network would cost at other widths, by the sizes of its dimensions, without cutting it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import cast, final
+from typing import TypeAlias, final
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from core.network.costs import call_macs
 from core.network.flat import find
 from core.network.surgery.analysis import Analysis
-from core.network.surgery.call import Ledger, Value
-from core.network.surgery.dimensions import Axis, Dims, size
+from core.network.surgery.call import Value
+from core.network.surgery.dimensions import Axis, Dims, resolve, settled_size
 
-Widths = Mapping[Axis, int]
+Widths: TypeAlias = Mapping[Axis, int]
 
 
 @final
@@ -27,34 +27,64 @@ class Costs:
     bytes: int
 
 
-def count_costs(analysis: Analysis, widths: Widths) -> Costs:
-    """The costs at these widths; a weight that is cut and encoded is counted with the bits of its elements before."""
-    ledger, network = analysis.ledger, analysis.network
-    own = {id(parameter): parameter for parameter in network.graph.parameters()}
-    sizes = {key: _elements(ledger, parameter, widths) for key, parameter in own.items()}
-    encoded = {id(find(network.graph, path)): encoding for path, encoding in network.encodings.items()}
-    stored = 0
-    for key, elements in sizes.items():
-        if key in encoded:
-            before = sum(encoded[key].bytes().model_dump().values())
-            stored += before * elements // max(own[key].numel(), 1)
+@final
+@dataclass(frozen=True)
+class _Weight:
+    """A parameter: its dimensions, or how many elements it has where no node reads it; bytes of one element."""
+
+    dims: Dims | None
+    elements: int
+    element_bytes: float
+
+
+@final
+class CostModel:
+    """Sums of products of dimensions, made once: each set of widths then takes milliseconds."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        self._batch = analysis.batch
+        self._weights = list(_weights(analysis))
+        self._products: list[Dims] = []
+        self._calls: list[tuple[fx.Node, dict[fx.Node, Value]]] = []
+        for node in analysis.network.graph.graph.nodes:
+            if node.op == "call_module":
+                self._products += [_settled(dims) for dims in _layer_products(analysis, node)]
+            elif isinstance(node.target, torch._ops.OpOverload):
+                values = {each: analysis.ledger.values[each] for each in (*node.all_input_nodes, node)}
+                if call_macs(node, _shaped(values, {})):
+                    self._calls.append((node, values))
+
+    def at(self, widths: Widths) -> Costs:
+        """The costs at these widths; every element of an encoded weight is taken to have as many bits as before."""
+        parameters, stored = 0, 0.0
+        for weight in self._weights:
+            elements = weight.elements if weight.dims is None else _product(weight.dims, widths)
+            parameters += elements
+            stored += elements * weight.element_bytes
+        macs = sum(_product(dims, widths) for dims in self._products)
+        macs += sum(call_macs(node, _shaped(values, widths)) for node, values in self._calls)
+        return Costs(parameters, macs // self._batch, round(stored))
+
+
+def _weights(analysis: Analysis) -> Iterator[_Weight]:
+    graph, ledger = analysis.network.graph, analysis.ledger
+    encoded = {id(find(graph, path)): encoding for path, encoding in analysis.network.encodings.items()}
+    for parameter in graph.parameters():
+        known, encoding = ledger.tensors.get(id(parameter)), encoded.get(id(parameter))
+        elements = parameter.numel()
+        if encoding is None:
+            each: float = parameter.element_size()
         else:
-            stored += elements * own[key].element_size()
-    macs = sum(
-        _layer_macs(analysis, node, widths) if node.op == "call_module" else _call_macs(ledger, node, widths)
-        for node in network.graph.graph.nodes
-    )
-    return Costs(sum(sizes.values()), macs // analysis.batch, stored)
+            each = sum(encoding.bytes().model_dump().values()) / max(elements, 1)
+        yield _Weight(None if known is None else _settled(known[1]), elements, each)
 
 
-def _elements(ledger: Ledger, tensor: Tensor, widths: Widths) -> int:
-    # A parameter that no node reads has no dimensions; it is never cut.
-    known = ledger.tensors.get(id(tensor))
-    return tensor.numel() if known is None else _product(known[1], widths)
+def _settled(dims: Dims) -> Dims:
+    return [resolve(e) for e in dims]
 
 
 def _product(dims: Dims, widths: Widths) -> int:
-    return math.prod(size(e, widths) for e in dims)
+    return math.prod(settled_size(e, widths) for e in dims)
 
 
 def _first(value: Value) -> Dims:
@@ -64,34 +94,32 @@ def _first(value: Value) -> Dims:
     return value or []
 
 
-def _layer_macs(analysis: Analysis, node: fx.Node, widths: Widths) -> int:
-    """As `costs.layer_macs`, from dimensions."""
+def _layer_products(analysis: Analysis, node: fx.Node) -> Iterator[Dims]:
+    """As `costs.layer_macs`: dimensions whose products add up to the multiply-accumulates of a layer."""
     ledger = analysis.ledger
     layer = analysis.network.graph.get_submodule(str(node.target))
     source, output = _first(ledger.value_of(node.args[0])), _first(ledger.values[node])
     match layer:
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-            return _product(output, widths) * _product(ledger.dims_of(layer.weight)[1:], widths)
+            yield output + ledger.dims_of(layer.weight)[1:]
         case nn.ConvTranspose1d() | nn.ConvTranspose2d() | nn.ConvTranspose3d():
-            return _product(source, widths) * _product(ledger.dims_of(layer.weight)[1:], widths)
+            yield source + ledger.dims_of(layer.weight)[1:]
         case nn.RNNBase():
-            matrices = (ledger.dims_of(weight) for weight in layer.parameters() if weight.dim() > 1)
-            return _product(source[:-1], widths) * sum(_product(dims, widths) for dims in matrices)
+            for weight in layer.parameters():
+                if weight.dim() > 1:
+                    yield source[:-1] + ledger.dims_of(weight)
         case nn.Linear():
-            return _product(output, widths) * size(source[-1], widths)
+            yield [*output, source[-1]]
         case _:
-            return 0
+            return
 
 
-def _call_macs(ledger: Ledger, node: fx.Node, widths: Widths) -> int:
-    """As `costs.call_macs`, of tensors that have a shape only."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return 0
-    values = {each: _meta(ledger.values[each], widths) for each in (*node.all_input_nodes, node)}
-    return call_macs(node, cast("Mapping[fx.Node, object]", values))
+def _shaped(values: Mapping[fx.Node, Value], widths: Widths) -> Mapping[fx.Node, object]:
+    """Tensors that have a shape only."""
+    return {node: _meta(value, widths) for node, value in values.items()}
 
 
 def _meta(value: Value, widths: Widths) -> object:
     if isinstance(value, list):
-        return torch.empty([size(e, widths) for e in value], device="meta")
+        return torch.empty([settled_size(resolve(e), widths) for e in value], device="meta")
     return None if value is None else tuple(_meta(each, widths) for each in value)
