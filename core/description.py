@@ -107,7 +107,7 @@ class ModelDescription(Described):
 
 
 class InputMapping(Described):
-    """How the arrays of a data set become one input of the network: x·scale, then (x − mean)/std.
+    """How the arrays of a data set become one input of the network: x·scale, then (x − mean)/std, then `per_sample`.
 
     Images are read as bytes in NHWC, resized, and become NCHW; texts become `length` token ids, padded or cut.
     """
@@ -116,6 +116,7 @@ class InputMapping(Described):
     scale: float = 1.0
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    per_sample: bool = Field(False, description="Whether each sample is brought to mean 0, deviation 1: waveforms.")
     size: tuple[PixelCount, PixelCount] | None = Field(None, description="Height and width that images are brought to.")
     resize: PixelCount | None = Field(
         None, description="Shorter side that images are brought to before their middle is cut out as `size`."
@@ -185,7 +186,10 @@ class SplitDescription(Described):
 
 
 class Twin(Described):
-    """A sample of evaluation and one of another split that is the same, or nearly; rows count from 0 in each array."""
+    """A sample of evaluation and one of another split that is the same, or nearly; rows count from 0 in each array.
+
+    Of a text to predict, rows are the first tokens of passages of 32 that are the same.
+    """
 
     row: int
     split: SplitName

@@ -122,10 +122,12 @@ def _find_twins(dataset: Dataset) -> tuple[tuple[Twin, ...], tuple[str, ...]]:
     what = "passages of the evaluation text" if is_text else "evaluation samples"
     remarks.append(
         f"At least {near.found:,} of the {near.compared:,} {what} that were compared are nearly the same as one of "
-        f"another split, by {near.method}{_such_as(alike)}."
+        f"another split, by {near.method}{_such_as(alike, 'token' if is_text else 'row')}."
     )
     return (*copies, *alike)[:MOST_TWINS], tuple(remarks)
 
 
-def _such_as(twins: tuple[Twin, ...]) -> str:
-    return f", such as row {twins[0].row:,}, which is row {twins[0].other_row:,} of {twins[0].split}" if twins else ""
+def _such_as(twins: tuple[Twin, ...], what: str = "row") -> str:
+    if not twins:
+        return ""
+    return f", such as {what} {twins[0].row:,}, which is {what} {twins[0].other_row:,} of {twins[0].split}"

@@ -1,5 +1,6 @@
 """CSV, JSONL and plain text, read line by line."""
 
+import codecs
 import csv
 import json
 from collections.abc import Iterator
@@ -77,28 +78,33 @@ def _csv_header(file: DataFile) -> tuple[str, ...]:
 
 
 def _csv_rows(file: DataFile) -> Iterator[list[str]]:
-    """Every row with the header first; raises `invalid_data` with the row."""
-    row = -1
+    """Every row with the header first; raises `invalid_data` with the row and the line."""
+    row, line = -1, 0
     try:
         with _open(file) as stream:
             head = stream.readline(PIECE_CHARACTERS)
             stream.seek(0)
             delimiter = max(DELIMITERS, key=head.count)
             width = None
-            for values in csv.reader(stream, delimiter=delimiter, strict=True):
+            reader = csv.reader(stream, delimiter=delimiter, strict=True)
+            for values in reader:
+                # A row begins in the line after the last one; a quoted value may have several.
+                begins, line = line + 1, reader.line_num
                 if not values:
                     continue
                 if width is not None and len(values) != width:
                     raise ModelpressError(
                         "invalid_data",
-                        f"Row {row} of {file.name} has {len(values)} values; the header has {width}.",
+                        f"Row {row} of {file.name} (line {begins}) has {len(values)} values; the header has {width}.",
                     )
                 width, row = len(values), row + 1
                 yield values
     except csv.Error as error:
-        raise ModelpressError("invalid_data", f"Row {max(row, 0)} of {file.name} cannot be read: {error}.") from error
+        raise ModelpressError(
+            "invalid_data", f"Row {max(row, 0)} of {file.name} (line {line + 1}) cannot be read: {error}."
+        ) from error
     except UnicodeDecodeError as error:
-        raise _not_text(file, max(row, 0)) from error
+        raise _not_text(file) from error
 
 
 def _load_csv(files: list[DataFile], place: int, full: str) -> Cells:
@@ -143,23 +149,29 @@ def _is_number(text: str) -> bool:
 def _json_rows(files: list[DataFile]) -> Iterator[dict[str, JsonValue]]:
     row = 0
     for file in files:
+        number = 0
         try:
             with _open(file) as stream:
                 while line := stream.readline(MAX_CELL_BYTES):
+                    number += 1
                     if line.strip():
-                        yield _json_row(line, file, row)
+                        yield _json_row(line, f"Row {row} of {file.name} (line {number})")
                         row += 1
         except UnicodeDecodeError as error:
-            raise _not_text(file, row) from error
+            raise _not_text(file) from error
 
 
-def _json_row(line: str, file: DataFile, row: int) -> dict[str, JsonValue]:
+def _json_row(line: str, told: str) -> dict[str, JsonValue]:
     try:
         found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ModelpressError(
+            "invalid_data", f"{told} is no JSON: {error.msg.removesuffix(' at')} at column {error.colno}."
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise ModelpressError("invalid_data", f"Row {row} of {file.name} is no JSON.") from error
+        raise ModelpressError("invalid_data", f"{told} is no JSON.") from error
     if not isinstance(found, dict):
-        raise ModelpressError("invalid_data", f"Row {row} of {file.name} is no JSON object.")
+        raise ModelpressError("invalid_data", f"{told} is no JSON object.")
     return found
 
 
@@ -204,21 +216,30 @@ def _kind(value: JsonValue) -> str | None:
 def _load_text(files: list[DataFile], full: str, *, whole: bool) -> Cells:
     def pieces() -> Iterator[bytes]:
         for file in files:
-            number = 0
             try:
                 with _open(file) as stream:
                     while piece := stream.read(PIECE_CHARACTERS) if whole else stream.readline(MAX_CELL_BYTES):
-                        number += 1
                         if whole:
                             # A piece ends with a line, so that no word is cut.
                             yield (piece + stream.readline(PIECE_CHARACTERS)).encode()
                         elif piece.strip():
                             yield piece.strip("\r\n").encode()
             except UnicodeDecodeError as error:
-                raise _not_text(file, number) from error
+                raise _not_text(file) from error
 
     return Cells("text", full, SpoolStore(pieces()))
 
 
-def _not_text(file: DataFile, row: int) -> ModelpressError:
-    return ModelpressError("invalid_data", f"{file.name} is no UTF-8 text near row {row}.", hint="Save it as UTF-8.")
+def _not_text(file: DataFile) -> ModelpressError:
+    """The error that says in which line a file stops being UTF-8."""
+    decoder, line = codecs.getincrementaldecoder("utf-8")(), 1
+    with file.path.open("rb") as stream:
+        while piece := stream.read(PIECE_CHARACTERS):
+            try:
+                decoder.decode(piece)
+                line += piece.count(b"\n")
+            except UnicodeDecodeError as error:
+                # What was left over of the piece before has no line end.
+                line += error.object.count(b"\n", 0, error.start)
+                break
+    return ModelpressError("invalid_data", f"{file.name} is no UTF-8 text in line {line}.", hint="Save it as UTF-8.")

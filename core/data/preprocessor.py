@@ -1,4 +1,4 @@
-"""How a Hugging Face image processor prepares images, as a mapping of ours."""
+"""How a Hugging Face image processor prepares images, or a feature extractor waveforms, as a mapping of ours."""
 
 import json
 from typing import Annotated, Literal
@@ -11,6 +11,7 @@ from core.errors import ModelpressError
 
 NAME = "preprocessor_config.json"
 MAX_BYTES = 1 << 20
+WAVEFORMS = "Wav2Vec2FeatureExtractor"
 # Numbers of the filters as Pillow counts them.
 FILTERS: dict[int, Literal["nearest", "bilinear", "bicubic"]] = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 
@@ -42,18 +43,31 @@ class Processor(BaseModel):
     image_std: tuple[float, ...] = ()
 
 
+class Listener(BaseModel):
+    """The part of the settings of a feature extractor for audio that says what happens to the numbers."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    feature_extractor_type: str = ""
+    do_normalize: bool = False
+
+
 def is_preprocessor(file: DataFile) -> bool:
-    """Whether a file is the settings of an image processor."""
+    """Whether a file is the settings of an image processor or a feature extractor."""
     return file.name.rsplit("/", 1)[-1] == NAME
 
 
 def read_preprocessor(file: DataFile) -> InputMapping:
-    """The mapping that does the same to an image; raises `invalid_data`."""
+    """The mapping that does the same to an image or a waveform; raises `invalid_data`."""
     try:
         if file.path.stat().st_size > MAX_BYTES:
             raise ValueError
-        found = Processor.model_validate(json.loads(file.path.read_bytes()))
-        return _as_mapping(found)
+        settings = json.loads(file.path.read_bytes())
+        if isinstance(settings, dict) and "sampling_rate" in settings:
+            listener = Listener.model_validate(settings)
+            # Others make spectrograms and normalise those, which is done before they are uploaded.
+            return InputMapping(per_sample=listener.do_normalize and listener.feature_extractor_type == WAVEFORMS)
+        return _as_mapping(Processor.model_validate(settings))
     except (ValidationError, ValueError, KeyError, RecursionError) as error:
         raise ModelpressError("invalid_data", f"{file.name} has settings that are not understood here.") from error
 

@@ -3,7 +3,7 @@
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ PERMUTATIONS, BAND = 16, 4
 ALIKE_MINIMA = 13
 PASSAGE_TOKENS = 32
 MOST_TOKENS = 1 << 22
+CHUNK_TOKENS = 1 << 15
 SALT = np.random.default_rng(20).integers(1, 2**63, (2, PERMUTATIONS), dtype=np.uint64) | np.uint64(1)
 WEIGHTS = np.random.default_rng(21).integers(1, 2**63, PASSAGE_TOKENS, dtype=np.uint64) | np.uint64(1)
 
@@ -76,7 +77,7 @@ def count_near_duplicates(dataset: Dataset) -> Similar | None:
         return None
     name, column = next(iter(evaluation.samples.columns.items()))
     if isinstance(column, WindowColumn):
-        return _count_passages(column, list(others.values()), name)
+        return _count_passages(column, others, name)
     sign: Callable[[Split], Iterator[Signed]]
     if isinstance(column, UncutTexts | TokenColumn):
         count = _count_texts
@@ -215,28 +216,35 @@ def _minima(words: list[str]) -> NDArray[np.uint64]:
     return least
 
 
-def _count_passages(column: WindowColumn, others: list[Split], name: str) -> Similar | None:
-    """Passages of 32 tokens of the evaluation text that are also in another text."""
-    texts: list[Column] = []
-    for split in others:
+def _count_passages(column: WindowColumn, others: Mapping[SplitName, Split], name: str) -> Similar | None:
+    """Passages of 32 tokens of the evaluation text that are also in another text; rows are first tokens."""
+    texts: list[tuple[SplitName, Column]] = []
+    for kind, split in others.items():
         other = split.samples.columns[name]
-        if isinstance(other, WindowColumn) and other.tokens is not column.tokens and other.tokens not in texts:
-            texts.append(other.tokens)
-    starts = range(0, min(len(column.tokens), MOST_TOKENS) - PASSAGE_TOKENS + 1, PASSAGE_TOKENS)
-    if not texts or not starts:
+        known = {id(column.tokens), *(id(text) for _, text in texts)}
+        if isinstance(other, WindowColumn) and id(other.tokens) not in known:
+            texts.append((kind, other.tokens))
+    if not texts or len(column.tokens) < PASSAGE_TOKENS:
         return None
-    own = {value for part in _passages(column.tokens, PASSAGE_TOKENS) for value in part.tolist()}
-    found: set[int] = set()
-    for text in texts:
-        for part in _passages(text, 1):
-            found.update(own.intersection(part.tolist()))
-    return Similar(len(found), len(own), f"passages of {PASSAGE_TOKENS} tokens")
+    own = np.concatenate(list(_passages(column.tokens, PASSAGE_TOKENS)))
+    # The same passage may come again in the text itself; the first is told.
+    hashes, first = np.unique(own, return_index=True)
+    found, twins = np.zeros(len(hashes), bool), []
+    for kind, text in texts:
+        for number, part in enumerate(_passages(text, 1)):
+            places = np.searchsorted(hashes, part).clip(max=len(hashes) - 1)
+            for at in np.flatnonzero(hashes[places] == part).tolist():
+                if not found[places[at]]:
+                    found[places[at]] = True
+                    row = int(first[places[at]]) * PASSAGE_TOKENS
+                    twins.append(Twin(row=row, split=kind, other_row=number * CHUNK_TOKENS + at))
+    twins.sort(key=lambda twin: twin.row)
+    return Similar(len(twins), len(hashes), f"passages of {PASSAGE_TOKENS} tokens", tuple(twins[:MOST_TWINS]))
 
 
 def _passages(tokens: Column, step: int) -> Iterator[NDArray[np.uint64]]:
     """Hashes of the passages of a text, beginning at every `step`-th token."""
-    size = 1 << 15
-    for start in range(0, min(len(tokens), MOST_TOKENS) - PASSAGE_TOKENS + 1, size):
-        stop = min(start + size + PASSAGE_TOKENS - 1, len(tokens))
+    for start in range(0, min(len(tokens), MOST_TOKENS) - PASSAGE_TOKENS + 1, CHUNK_TOKENS):
+        stop = min(start + CHUNK_TOKENS + PASSAGE_TOKENS - 1, len(tokens))
         part = tokens.read(np.arange(start, stop, dtype=np.int64)).astype(np.uint64)
         yield np.lib.stride_tricks.sliding_window_view(part, PASSAGE_TOKENS)[::step] @ WEIGHTS

@@ -120,7 +120,8 @@ def _way(tensor: TensorDescription, known: Known) -> _Way:
     if not _is_float(tensor):
         return _integers(tensor, known)
     pixels = known.preprocessor
-    if pixels is not None and len(tensor.sample_shape) == IMAGE_DIMENSIONS:
+    # Only the preprocessor of images has a colour.
+    if pixels is not None and pixels.colour is not None and len(tensor.sample_shape) == IMAGE_DIMENSIONS:
         channels = (0, 1, tensor.sample_shape[0])
         if len(pixels.mean) in channels and len(pixels.std) in channels:
             mapping = InputMapping(scale=pixels.scale, mean=pixels.mean, std=pixels.std)

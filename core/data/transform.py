@@ -1,4 +1,4 @@
-"""From rows of an array to one input tensor of the network: layout, then x·scale, then (x − mean)/std."""
+"""From rows of an array to one input tensor of the network: layout, x·scale, (x − mean)/std, then by sample."""
 
 from dataclasses import dataclass
 from typing import Any, final
@@ -13,6 +13,7 @@ from core.errors import ModelpressError
 
 DIMENSIONS = {"NCHW": 4, "NHWC": 4, "NHW": 3, "NC": 2, "NT": 2}
 SMALLEST_SIDE = 8
+VARIANCE_ADDED = 1e-7
 
 
 @final
@@ -77,10 +78,17 @@ class Transform:
             tensor = tensor - self._by_channel(self.mapping.mean, tensor)
         if self.mapping.std:
             tensor = tensor / self._by_channel(self.mapping.std, tensor)
-        return tensor
+        return _normalise(tensor) if self.mapping.per_sample else tensor
 
     def _by_channel(self, values: tuple[float, ...], tensor: Tensor) -> Tensor:
         return torch.tensor(values, dtype=self.dtype).reshape(-1, *[1] * (tensor.dim() - 2))
+
+
+def _normalise(tensor: Tensor) -> Tensor:
+    """Each sample (n, …) with mean 0 and deviation 1, as the feature extractor of Wav2Vec2 does it."""
+    variance, mean = torch.var_mean(tensor.flatten(1), dim=1, correction=0)
+    shape = (-1, *[1] * (tensor.dim() - 1))
+    return (tensor - mean.reshape(shape)) / (variance + VARIANCE_ADDED).sqrt().reshape(shape)
 
 
 def dtype_of(tensor: TensorDescription) -> torch.dtype:

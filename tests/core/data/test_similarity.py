@@ -78,6 +78,10 @@ def test_passages_of_long_texts_are_found(tmp_path, rng, shared):
     np.savez(tmp_path / "t.npz", train=train, test=test)
     found = count_near_duplicates(open_dataset([tmp_path / "t.npz"], DatasetSpec(task="language_modelling")))
     assert (found.found, found.compared) == (shared // 32, 50)
+    places = [(twin.row, twin.split, twin.other_row) for twin in found.twins]
+    assert places == [(32 * number, "train", 777 + 32 * number) for number in range(shared // 32)]
+    warnings = describe_dataset([tmp_path / "t.npz"], DatasetSpec(task="language_modelling")).warnings
+    assert any("such as token 0, which is token 777 of train" in warning for warning in warnings) == bool(shared)
 
 
 def test_copies_are_told_with_their_rows_and_classes_are_counted(tmp_path, rng):

@@ -60,7 +60,7 @@ def test_floats_have_the_statistics_that_the_network_tells():
 
 
 def test_images_are_pixels_where_the_model_has_a_preprocessor():
-    mapping = InputMapping(scale=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+    mapping = InputMapping(colour="rgb", scale=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
     dataset = synthesise(INPUTS[:1], Known(preprocessor=mapping), 0)
     image = next(dataset.batches("evaluation", 512)).inputs["image"]
     assert image.amin((0, 2, 3)).tolist() == pytest.approx([-2.5, -2, -1.5])

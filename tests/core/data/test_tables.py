@@ -94,19 +94,27 @@ def test_csv_with_quotes_and_given_names(text_file, tokenizer):
     batch = next(dataset.batches("evaluation", 2))
     assert batch.labels.tolist() == [1, 0]
     assert batch.inputs["input_ids"][1].tolist()[0] == 2
-    assert "Row 1 of a.csv has 3 values; the header has 2" in fails(
-        [text_file("a.csv", "text,label\na,0\nb,1,2\n")], given
+    assert "Row 1 of a.csv (line 4) has 3 values; the header has 2" in fails(
+        [text_file("a.csv", 'text,label\n"a\na",0\nb,1,2\n')], given
     )
     assert "none of the 2 names" in fails([text_file("a.csv", "text,label\na,maybe\n")], given)
-    assert "no UTF-8" in fails([text_file("a.csv", b"text,label\na,\xff\xfe\n")], given)
-    assert "cannot be read" in fails([text_file("a.csv", 'text,label\n"a"b,0\n')], given)
+    assert "no UTF-8 text in line 2." in fails([text_file("a.csv", b"text,label\na,\xff\xfe\n")], given)
+    assert "Row 0 of a.csv (line 2) cannot be read" in fails([text_file("a.csv", 'text,label\n"a"b,0\n')], given)
+
+
+@pytest.mark.parametrize(("name", "row"), [("a.txt", b"a\xc3\xa9\n"), ("a.jsonl", b'{"text": "\xc3\xa9"}\n')])
+@pytest.mark.parametrize("task", ["none", "language_modelling"])
+def test_text_that_is_no_utf_8_is_told_with_its_line(text_file, name, row, task):
+    # Far into the file, where what is decoded at once ends inside of a character.
+    content = row * 40_000 + row[:-3] + b"\xff" + row[-2:] + row
+    assert "is no UTF-8 text in line 40001." in fails([text_file(name, content)], DatasetSpec(task=task))
 
 
 def test_jsonl_rows_that_cannot_be_used_are_named(text_file):
     rows = ['{"text": "a", "label": 0}', '{"text": "b", "label": 1}']
     for bad, reason in (
-        ('{"text": "c"', "Row 2 of a.jsonl is no JSON"),
-        ("[1]", "Row 2 of a.jsonl is no JSON object"),
+        ('{"text": "c"', "Row 2 of a.jsonl (line 3) is no JSON: Expecting ',' delimiter at column 13"),
+        ("[1]", "Row 2 of a.jsonl (line 3) is no JSON object"),
         ('{"label": 1}', "Row 2 of `text` is no text"),
         ('{"text": 3, "label": 1}', "Row 2 of `text` is no text"),
         ('{"text": "c", "label": "x"}', "Row 2 of `label` is no number"),
