@@ -76,16 +76,22 @@ def trace_tensors(graph: OnnxGraph, feed: Feed) -> dict[str, TensorCost]:
 
     The runtime's own operators have no shape inference outside it, a run knows them all.
     """
-    exposed = onnx.ModelProto()
-    exposed.CopyFrom(graph.model)
-    known = set(graph.outputs)
+    session = open_session(_expose_all(graph), 1, optimisation="none")
+    names = [output.name for output in session.get_outputs()]
+    tensors = dict(zip(names, run_session(session, feed), strict=True))
+    return {name: TensorCost(tensor.shape, tensor.nbytes) for name, tensor in (tensors | dict(feed)).items()}
+
+
+def _expose_all(graph: OnnxGraph) -> bytes:
+    """The model with everything that its nodes make as outputs; the weights are not copied more often than needed."""
+    outputs, known = graph.model.graph.output, set(graph.outputs)
+    count = len(outputs)
     for node in graph.nodes:
         for name in node.output:
             if name and name not in known:
                 # A type is not needed: the runtime infers it.
-                exposed.graph.output.add(name=name)
+                outputs.add(name=name)
                 known.add(name)
-    session = open_session(exposed.SerializeToString(), 1, optimisation="none")
-    names = [output.name for output in session.get_outputs()]
-    tensors = dict(zip(names, run_session(session, feed), strict=True))
-    return {name: TensorCost(tensor.shape, tensor.nbytes) for name, tensor in (tensors | dict(feed)).items()}
+    exposed: bytes = graph.model.SerializeToString()
+    del outputs[count:]
+    return exposed

@@ -1,5 +1,6 @@
 """Makes a freshly exported ONNX model small and clean: nothing but what computes, under short or meaningful names."""
 
+import hashlib
 from collections.abc import Iterator
 
 import onnx
@@ -62,7 +63,7 @@ def _share_initializers(graph: onnx.GraphProto) -> None:
         for field in ("name", "doc_string"):
             bare.ClearField(field)
         del bare.metadata_props[:]
-        key = bare.SerializeToString(deterministic=True)
+        key = hashlib.sha256(bare.SerializeToString(deterministic=True)).digest()
         if key in first:
             renamed[tensor.name] = first[key]
             continue
