@@ -4,6 +4,7 @@ Also run by `benchmarks/chaos.py`.
 """
 
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,30 @@ def kill_worker(world: World) -> float:
     row = world.row(job)
     assert (row.state, row.attempt, row.worker_losses) == (JobState.SUCCEEDED, 2, 1)
     return taken
+
+
+def resume_job(world: World) -> float:
+    """A worker is killed inside the second of two steps: another goes on from there, and repeats nothing."""
+    first = [
+        {"checkpoint": {"step": 0, "finished": True, "text": "after the first"}},
+        {"say": {"kind": "metric", "name": "toy", "value": 1}},
+        {"checkpoint": {"step": 1, "finished": False, "text": "inside the second"}},
+        {"say": {"kind": "progress", "method": "toy", "fraction": 0.5}},
+        {"sleep": 600},
+    ]
+    steps = {"steps": [{"method": "quantize.linear"}, {"method": "finetune"}]}
+    job = world.submit({"tell_resume": 1}, {"unless_resumed": first}, *script(2, 0.2), asked={"recipe": steps})
+    world.until(lambda: world.is_running(job) and len(world.checkpoints(job)) == 2, 30, "two checkpoints are kept")
+    world.runner_processes()
+    began = time.monotonic()
+    world.kill(world.owner(job))
+    world.until(lambda: world.ended(job), 60, "the job ends")
+    row = world.row(job)
+    assert (row.state, row.attempt, row.worker_losses) == (JobState.SUCCEEDED, 2, 1)
+    said = {"job": job, "steps": 1, "finished": ["after the first"], "partial": ["inside the second"]}
+    assert said in [json.loads(line) for line in world.log(job) if line.startswith("{")]
+    assert [(kept.step, kept.finished) for kept in world.checkpoints(job)] == [(0, True)]
+    return time.monotonic() - began
 
 
 def flush_redis(world: World) -> float:
@@ -133,7 +158,14 @@ def freeze_worker(world: World) -> float:
 
 # The trial and the longest time that it may take in real time, in seconds; None where there is no such promise.
 TRIALS: Mapping[Callable[[World], float], float | None] = MappingProxyType(
-    {kill_worker: 45.0, flush_redis: None, repeat_messages: None, cancel_job: 5.0, poison_worker: 180.0}
+    {
+        kill_worker: 45.0,
+        resume_job: None,
+        flush_redis: None,
+        repeat_messages: None,
+        cancel_job: 5.0,
+        poison_worker: 180.0,
+    }
 )
 # The same for what is not slowed by the clock.
 OTHER_TRIALS: Mapping[Callable[[World], float], float] = MappingProxyType({stop_worker: 25.0, freeze_worker: 2.0})

@@ -21,6 +21,7 @@ from sqlalchemy import func, select
 from core.database.session import engine, transaction
 from core.database.tables import (
     ArtifactRow,
+    CheckpointRow,
     DatasetRow,
     DeliveryRow,
     EventRow,
@@ -37,7 +38,7 @@ from core.queue import _configuration
 from core.resources.job import Job, JobCreate
 from core.resources.model import DatasetCreate, ModelCreate
 from core.resources.webhook import WebhookCreate
-from core.services import datasets, jobs, models, uploads, webhooks
+from core.services import datasets, jobs, models, stream, uploads, webhooks
 from core.settings import settings
 from core.states import JOB_MOVES, TERMINAL, JobState
 from core.storage.blobs import open_blobs
@@ -157,9 +158,9 @@ class World:
         tails = [(log.name, log.read_text(errors="replace")[-3000:]) for log in sorted(self.folder.glob("*.log"))]
         return "\n".join(f"--- {name}\n{tail}" for name, tail in tails)
 
-    def submit(self, *actions: dict[str, object]) -> str:
+    def submit(self, *actions: dict[str, object], asked: Mapping[str, object] = MappingProxyType({})) -> str:
         """A job whose runner does these things."""
-        return submit(self.tenant, *actions)
+        return submit(self.tenant, *actions, asked=asked)
 
     def job(self, identifier: str) -> Job:
         with transaction() as session:
@@ -180,6 +181,17 @@ class World:
 
     def ended(self, identifier: str) -> bool:
         return self.row(identifier).state in TERMINAL
+
+    def checkpoints(self, identifier: str) -> list[CheckpointRow]:
+        """What is kept of the job to go on from, oldest first."""
+        kept = select(CheckpointRow).where(CheckpointRow.job_id == identifier, CheckpointRow.dropped_at.is_(None))
+        with transaction() as session:
+            return list(session.scalars(kept.order_by(CheckpointRow.id)))
+
+    def log(self, identifier: str) -> list[str]:
+        """The lines of the job's log."""
+        with transaction() as session:
+            return [str(line.payload["text"]) for line in stream.last_lines(session, self.tenant, identifier)]
 
     def owner(self, identifier: str) -> "subprocess.Popen[bytes]":
         """The worker process that holds the job."""
@@ -258,6 +270,8 @@ def check_invariants(world: World) -> None:
             epochs = list(session.scalars(metrics))
             assert epochs == sorted(epochs), "I3"
             if job.state in TERMINAL:
+                left = [kept for kept in world.checkpoints(job.id) if not kept.finished]
+                assert left == [], "I5"
                 ends = select(EventRow).where(EventRow.subject_id == job.id, EventRow.type.in_(_END_TYPES))
                 events = session.scalars(ends).all()
                 assert [event.type for event in events] == [f"job.{job.state}"], "I4"
@@ -266,10 +280,11 @@ def check_invariants(world: World) -> None:
         kept = session.scalars(select(ArtifactRow).where(ArtifactRow.state == "final")).all()
         names = [(artifact.job_id, artifact.kind) for artifact in kept]
         assert len(set(names)) == len(names), "I2"
+        going_on = session.scalars(select(CheckpointRow).where(CheckpointRow.dropped_at.is_(None))).all()
         blobs = open_blobs(settings().storage_url)
-        for artifact in kept:
-            for file in artifact.files:
-                content = b"".join(blobs.get(file["sha256"]))
+        for area, rows in ((blobs, kept), (blobs.of_area("checkpoints"), going_on)):
+            for file in (file for row in rows for file in row.files):
+                content = b"".join(area.get(file["sha256"]))
                 assert sha256(content).hexdigest() == file["sha256"], "I2"
 
 

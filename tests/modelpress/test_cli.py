@@ -50,6 +50,10 @@ def test_the_path_from_upload_to_file(modelpress: Run, tmp_path: Path) -> None:
     assert job["verdict"]["result"]["bytes"] == file.stat().st_size
     session = onnxruntime.InferenceSession(file)
     assert session.run(None, {"x": np.zeros((3, 1, 28, 28), np.float32)})[0].shape == (3, 10)
+    repeated = json.loads(modelpress("run", "--plan", job["verdict"]["reproduce"]["plan"], "--watch", "--json").stdout)
+    (again,) = [each for each in repeated["artifacts"] if each["kind"] == "model.onnx"]
+    assert again["sha256"] == artifact["sha256"]
+    assert repeated["constraints"] == job["constraints"]
     assert [each for each in (tmp_path / "out").iterdir() if each.name.startswith(".")] == []
 
 

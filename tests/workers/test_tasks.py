@@ -19,7 +19,7 @@ from core.states import JobState
 from core.storage.blobs import open_blobs
 from tests.chaos.world import make_tenant, make_upload, script, submit
 from tests.workers.conftest import toy_processes
-from workers import heart, presence
+from workers import dispatch, heart, presence
 from workers.inspect import inspect
 from workers.run_job import run_job
 
@@ -52,9 +52,6 @@ def announce(kind: str = "model.onnx", path: str = "model.onnx", filename: str =
     return {"say": {"kind": "artifact", "artifact_kind": kind, "files": files}}
 
 
-LINEAR = {"method": "quantize.linear"}
-
-
 def keep(step: int, *, finished: bool) -> dict[str, object]:
     return {"checkpoint": {"step": step, "finished": finished, "text": f"{'after' if finished else 'inside'} {step}"}}
 
@@ -84,7 +81,7 @@ class TestRunJob:
 
     def test_a_killed_runner_is_gone_on_from_where_it_was(self, tenant: str) -> None:
         killed = [measured(1), keep(0, finished=True), measured(2), keep(1, finished=False), measured(3), {"signal": 9}]
-        again = {"recipe": {"steps": [LINEAR, LINEAR]}}
+        again = {"recipe": {"steps": [{"method": "quantize.linear"}, {"method": "finetune"}]}}
         job = submit(tenant, {"tell_resume": 1}, {"unless_resumed": killed}, measured(4), *script(1, 0), asked=again)
         run_job("")
         assert (row_of(job).state, row_of(job).worker_losses) == (JobState.QUEUED, 1)
@@ -114,6 +111,19 @@ class TestRunJob:
         run_job("")
         assert row_of(job).state == JobState.QUEUED
         assert any("Starting over" in line for line in logged(tenant, job))
+
+    def test_the_dispatcher_removes_what_was_dropped(self, tenant: str) -> None:
+        job = submit(tenant, keep(0, finished=False), keep(0, finished=True), *script(1, 0))
+        run_job("")
+        blobs = open_blobs(settings().storage_url).of_area("checkpoints")
+        with transaction() as session:
+            rows = session.scalars(select(CheckpointRow).order_by(CheckpointRow.id)).all()
+        dropped, stays = (row.files[0]["sha256"] for row in rows)
+        dispatch._remove_checkpoints()
+        assert (blobs.exists(dropped), blobs.exists(stays)) == (False, True)
+        with transaction() as session:
+            assert session.scalars(select(CheckpointRow.id)).all() == [rows[1].id]
+            assert session.get_one(JobRow, job).state == JobState.SUCCEEDED
 
     def test_an_equal_beginning_of_another_job_is_taken(self, tenant: str) -> None:
         first = submit(tenant, {"tell_resume": 1}, keep(0, finished=True), *script(1, 0))

@@ -78,7 +78,7 @@ def test_encoded_weights_are_stored_as_integers_in_every_format(encoded: Network
     kinds = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
     program = torch.export.load(tmp_path / "model.pt2")
     with safe_open(tmp_path / "model.safetensors", "pt") as stored:
-        assert json.loads(stored.metadata()["encodings"])["mix.weight"] == "int8"
+        assert json.loads(stored.metadata()["encodings"])["mix.weight"]["name"] == "int8"
         for path in ("conv", "mix", "head"):
             assert kinds[f"{path}.weight"] == onnx.TensorProto.INT8
             assert program.state_dict[f"{path}.weight"].dtype is torch.int8

@@ -16,7 +16,7 @@ from core.description import (
 from core.resources.job import JobCreate
 from core.resources.model import DatasetCreate, ModelCreate
 from core.services import datasets, jobs, models, uploads
-from core.services.attempts import StagedArtifact, StagedArtifactFile
+from core.services.attempts import StagedArtifact, StagedArtifactFile, StagedCheckpoint
 from core.verdict import (
     Change,
     Conditions,
@@ -168,3 +168,8 @@ def make_verdict() -> Verdict:
 def make_artifacts(*kinds: str) -> list[StagedArtifact]:
     file = StagedArtifactFile(filename="model.onnx", sha256=SHA, bytes=1000)
     return [StagedArtifact(kind=kind, files=(file,)) for kind in kinds or ("model.onnx",)]
+
+
+def make_checkpoint(step: int = 0, *, finished: bool = True, digest: str = SHA) -> StagedCheckpoint:
+    file = StagedArtifactFile(filename="steps.json", sha256=digest, bytes=10)
+    return StagedCheckpoint(step=step, finished=finished, files=(file,))

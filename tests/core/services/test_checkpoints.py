@@ -12,22 +12,22 @@ from core.database.tables import CheckpointRow, DatasetRow, JobRow, MetricRow, M
 from core.messages import MetricMessage
 from core.resources.shape import Failure
 from core.services import attempts, checkpoints, datasets, jobs, leases, models, sweeps
-from core.services.attempts import JobClaim, StagedArtifactFile, StagedCheckpoint
+from core.services.attempts import JobClaim, StagedCheckpoint
 from core.services.leases import LeaseLost
 from core.settings import settings
 from tests.conftest import make_tenant
-from tests.core.services.makers import ask, make_artifacts, make_dataset, make_model, make_verdict
+from tests.core.services.makers import (
+    ask,
+    make_artifacts,
+    make_checkpoint,
+    make_dataset,
+    make_model,
+    make_verdict,
+)
 
-QUANTIZE = {"method": "quantize.linear"}
 
-
-def steps(*samples: int) -> dict[str, Any]:
-    return {"steps": [{**QUANTIZE, "calibration": {"samples": number}} for number in samples]}
-
-
-def kept(step: int, *, finished: bool = True, digest: str = "cd" * 32) -> StagedCheckpoint:
-    file = StagedArtifactFile(filename="steps.json", sha256=digest, bytes=10)
-    return StagedCheckpoint(step=step, finished=finished, files=(file,))
+def steps(*updates: int) -> dict[str, Any]:
+    return {"steps": [{"method": "finetune", "steps": number} for number in updates]}
 
 
 class Given:
@@ -37,8 +37,8 @@ class Given:
         self.tenant = tenant
         self.model, self.dataset = make_model(tenant), make_dataset(tenant)
 
-    def submit(self, *samples: int, **changes: Any) -> str:
-        asked = {"recipe": steps(*samples), "model": self.model, "dataset": self.dataset} | changes
+    def submit(self, *updates: int, **changes: Any) -> str:
+        asked = {"recipe": steps(*updates), "model": self.model, "dataset": self.dataset} | changes
         with transaction() as session:
             return jobs.create(session, self.tenant, ask(asked.pop("model"), asked.pop("dataset"), **asked)).id
 
@@ -84,7 +84,12 @@ class TestResume:
     def test_the_next_attempt_goes_on_from_the_last_step_and_the_state_after_it(self, given: Given) -> None:
         given.submit(1, 2, 3)
         first = given.claim()
-        for checkpoint in (kept(0), kept(1, finished=False), kept(1), kept(2, finished=False, digest="ef" * 32)):
+        for checkpoint in (
+            make_checkpoint(0),
+            make_checkpoint(1, finished=False),
+            make_checkpoint(1),
+            make_checkpoint(2, finished=False, digest="ef" * 32),
+        ):
             given.keep(first, checkpoint)
         given.lose(first)
         resume = given.claim().resume
@@ -96,7 +101,7 @@ class TestResume:
     def test_a_state_inside_the_first_step_is_enough(self, given: Given) -> None:
         given.submit(1)
         first = given.claim()
-        given.keep(first, kept(0, finished=False))
+        given.keep(first, make_checkpoint(0, finished=False))
         given.lose(first)
         resume = given.claim().resume
         assert resume is not None
@@ -105,7 +110,12 @@ class TestResume:
     def test_only_the_last_state_inside_a_step_is_kept(self, given: Given) -> None:
         given.submit(1, 2)
         first = given.claim()
-        for checkpoint in (kept(0, finished=False), kept(0, finished=False), kept(0), kept(1, finished=False)):
+        for checkpoint in (
+            make_checkpoint(0, finished=False),
+            make_checkpoint(0, finished=False),
+            make_checkpoint(0),
+            make_checkpoint(1, finished=False),
+        ):
             given.keep(first, checkpoint)
         with transaction() as session:
             assert rows(session) == [(0, False, True), (0, False, True), (0, True, False), (1, False, False)]
@@ -116,13 +126,13 @@ class TestResume:
         given.lose(first)
         given.claim()
         with pytest.raises(LeaseLost):
-            given.keep(first, kept(0))
+            given.keep(first, make_checkpoint(0))
 
     def test_metrics_count_on_from_the_checkpoint_however_often_it_is_used(self, given: Given) -> None:
         job = given.submit(1, 2)
         claim = given.claim()
         given.measure(claim, 1.0, 2.0)
-        given.keep(claim, kept(0))
+        given.keep(claim, make_checkpoint(0))
         for value in (3.0, 4.0):
             given.measure(claim, value)
             given.lose(claim)
@@ -138,7 +148,7 @@ class TestResume:
     def test_other_versions_start_over(self, given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
         given.submit(1)
         first = given.claim()
-        given.keep(first, kept(0))
+        given.keep(first, make_checkpoint(0))
         given.lose(first)
         monkeypatch.setattr(checkpoints, "versions", lambda: {"torch": "3.0"})
         assert given.claim().resume is None
@@ -149,14 +159,14 @@ class TestEqualBeginnings:
         job = given.submit(1, 2, 3)
         claim = given.claim()
         for step in range(3):
-            given.keep(claim, kept(step))
+            given.keep(claim, make_checkpoint(step))
         given.finish(claim)
         return job
 
-    @pytest.mark.parametrize(("samples", "shared"), [((1, 2, 3), 3), ((1, 2), 2), ((1, 2, 9), 2), ((1, 9, 3), 1)])
-    def test_the_longest_is_taken(self, given: Given, samples: tuple[int, ...], shared: int) -> None:
+    @pytest.mark.parametrize(("updates", "shared"), [((1, 2, 3), 3), ((1, 2), 2), ((1, 2, 9), 2), ((1, 9, 3), 1)])
+    def test_the_longest_is_taken(self, given: Given, updates: tuple[int, ...], shared: int) -> None:
         job = self.finished(given)
-        given.submit(*samples)
+        given.submit(*updates)
         resume = given.claim().resume
         assert resume is not None
         assert (resume.job, resume.steps, resume.partial) == (job, shared, ())
@@ -205,8 +215,8 @@ class TestEnd:
     def test_what_is_inside_a_step_goes_and_what_finished_steps_made_stays(self, given: Given) -> None:
         given.submit(1, 2)
         claim = given.claim()
-        given.keep(claim, kept(0))
-        given.keep(claim, kept(1, finished=False))
+        given.keep(claim, make_checkpoint(0))
+        given.keep(claim, make_checkpoint(1, finished=False))
         with transaction() as session:
             attempts.fail(session, claim.lease, Failure(code="out_of_memory", detail="Too much."))
         with transaction() as session:
@@ -215,7 +225,7 @@ class TestEnd:
     def test_a_cancelled_job_keeps_nothing(self, given: Given) -> None:
         job = given.submit(1)
         claim = given.claim()
-        given.keep(claim, kept(0))
+        given.keep(claim, make_checkpoint(0))
         with transaction() as session:
             jobs.cancel(session, given.tenant, job)
             attempts.cancelled(session, claim.lease)
@@ -227,7 +237,7 @@ class TestEnd:
         settings.cache_clear()
         given.submit(1)
         claim = given.claim()
-        given.keep(claim, kept(0))
+        given.keep(claim, make_checkpoint(0))
         given.finish(claim)
         with transaction() as session:
             assert rows(session) == [(0, True, True)]
@@ -236,8 +246,8 @@ class TestEnd:
         given.submit(1)
         given.submit(2)
         ended, runs = given.claim(), given.claim()
-        given.keep(ended, kept(0))
-        given.keep(runs, kept(0))
+        given.keep(ended, make_checkpoint(0))
+        given.keep(runs, make_checkpoint(0))
         given.finish(ended)
         with transaction() as session:
             assert sweeps.sweep(session).dropped == 0
@@ -250,7 +260,7 @@ class TestEnd:
     def test_those_of_what_was_deleted_go_at_once(self, given: Given, kind: str) -> None:
         given.submit(1)
         claim = given.claim()
-        given.keep(claim, kept(0))
+        given.keep(claim, make_checkpoint(0))
         given.finish(claim)
         with transaction() as session:
             if kind == "model":
@@ -263,9 +273,9 @@ class TestEnd:
     def test_blobs_that_another_checkpoint_needs_are_not_garbage(self, given: Given) -> None:
         given.submit(1, 2)
         claim = given.claim()
-        given.keep(claim, kept(0, finished=False, digest="aa" * 32))
-        given.keep(claim, kept(0, finished=False, digest="bb" * 32))
-        given.keep(claim, kept(0, digest="bb" * 32))
+        given.keep(claim, make_checkpoint(0, finished=False, digest="aa" * 32))
+        given.keep(claim, make_checkpoint(0, finished=False, digest="bb" * 32))
+        given.keep(claim, make_checkpoint(0, digest="bb" * 32))
         with transaction() as session:
             found = checkpoints.garbage(session)
             assert (len(found.ids), found.sha256s) == (2, ("aa" * 32,))

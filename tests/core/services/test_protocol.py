@@ -25,7 +25,14 @@ from core.services import attempts, jobs, leases, sweeps, webhooks
 from core.services.leases import Lease, LeaseLost
 from core.settings import settings as service_settings
 from tests.conftest import make_tenant
-from tests.core.services.makers import ask, make_artifacts, make_dataset, make_model, make_verdict
+from tests.core.services.makers import (
+    ask,
+    make_artifacts,
+    make_checkpoint,
+    make_dataset,
+    make_model,
+    make_verdict,
+)
 
 TERMINAL = ("succeeded", "failed", "cancelled")
 WORKERS = st.sampled_from(["one", "two"])
@@ -36,6 +43,7 @@ MOST_JOBS = 3
 # All that a worker may write, each fenced by its lease.
 WRITES: dict[str, Callable[[Session, Lease], None]] = {
     "say": lambda session, lease: attempts.record_logs(session, lease, [LogMessage(text="hello")]),
+    "keep": lambda session, lease: attempts.record_checkpoint(session, lease, ("key",), make_checkpoint()),
     "finish": lambda session, lease: attempts.finish(session, lease, make_verdict(), make_artifacts()),
     "fail": lambda session, lease: attempts.fail(session, lease, Failure(code="invalid_data", detail="No.")),
     "release": leases.release,
@@ -104,7 +112,7 @@ class Protocol(RuleBasedStateMachine):
             WRITES[name](session, lease)
         if name == "lose":
             self.lose(lease.id)
-        elif name != "say":
+        elif name not in ("say", "keep"):
             self.end(lease.id, {"finish": "succeeded", "fail": "failed", "release": "queued"}[name])
 
     @precondition(lambda self: self.stale())
