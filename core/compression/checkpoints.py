@@ -22,6 +22,9 @@ from core.messages import ArtifactFile, CheckpointMessage, Resume, StagedFile
 FOLDER = "checkpoints"
 _STEPS, _STATE, _TENSORS = "steps.json", "state.json", "state.safetensors"
 
+# What a damaged file can make torch, safetensors, JSON and our own readers raise.
+_ERRORS = (SafetensorError, ValidationError, OSError, LookupError, ValueError, TypeError, RuntimeError, StopIteration)
+
 Kept = tuple[dict[str, Tensor], dict[str, JsonValue]]
 
 
@@ -146,7 +149,7 @@ def read_progress(resume: Resume, material: Material, methods: tuple[str, ...]) 
                 raise ValueError("it is of other steps")
             progressed = Progressed(material.restore(files), told.steps, told.log)
         return progressed if not partial else _with_state(progressed, partial)
-    except (ValidationError, SafetensorError, OSError, KeyError, ValueError, TypeError, StopIteration) as error:
+    except _ERRORS as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelpressError("corrupt_file", f"The checkpoint cannot be read: {line[:300]}") from error
 

@@ -12,7 +12,7 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.database.tables import ArtifactRow, CheckpointRow, DatasetRow, JobRow, MetricRow, ModelRow
@@ -21,7 +21,7 @@ from core.services.files import ClaimedFile, claimed_files
 from core.services.system import host
 from core.services.tenancy import owned
 from core.settings import settings
-from core.states import TERMINAL, JobState
+from core.states import TERMINAL, InspectionState, JobState
 from core.versions import versions
 
 _BATCH = 100
@@ -96,16 +96,11 @@ def drop_at_end(session: Session, job: JobRow) -> None:
 
 def expire(session: Session, oldest: ColumnElement[Any]) -> int:
     """Drops the checkpoints of finished jobs that are older than `oldest`, and those of deleted models and data."""
-    deleted = (
-        select(JobRow.id)
-        .outerjoin(ModelRow, ModelRow.id == JobRow.model_id)
-        .outerjoin(DatasetRow, DatasetRow.id == JobRow.dataset_id)
-        .where((ModelRow.state == "deleted") | (DatasetRow.state == "deleted"))
-    )
-    ended = select(JobRow.id).where(JobRow.state.in_(TERMINAL))
-    old = CheckpointRow.created_at < oldest
-    of_deleted = CheckpointRow.job_id.in_(deleted)
-    return drop(session, CheckpointRow.job_id.in_(ended), old | of_deleted)
+    model = select(ModelRow.id).where(ModelRow.id == JobRow.model_id, ModelRow.state == InspectionState.DELETED)
+    data = select(DatasetRow.id).where(DatasetRow.id == JobRow.dataset_id, DatasetRow.state == InspectionState.DELETED)
+    useless = or_(CheckpointRow.created_at < oldest, model.exists(), data.exists())
+    ended = select(JobRow.id).where(JobRow.id == CheckpointRow.job_id, JobRow.state.in_(TERMINAL), useless)
+    return drop(session, ended.exists())
 
 
 def garbage(session: Session) -> Garbage:
