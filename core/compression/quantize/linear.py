@@ -1,5 +1,6 @@
 """`quantize.linear`: post-training static quantization to 8-bit integers."""
 
+import gc
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,8 @@ from core.verdict import Finding, Sensitivity
 LIMIT_SAMPLES = 2000
 # Samples on which the target's answers are compared with exact integers.
 PROBES = 32
+# Numbers of a weight whose copies are collected at once.
+_LARGE_WEIGHT = 1 << 24
 
 
 @final
@@ -115,6 +118,9 @@ def _measure_layers(network: Network, plan: Plan, context: Context) -> dict[str,
     for number, layer in enumerate(sorted(plan.layers)):
         context.progress(0.35 + 0.3 * number / len(plan.layers), f"What {layer} costs alone")
         found[layer] = measure_sensitivity(build, layer, yardstick)
+        if network.graph.get_submodule(layer).get_parameter("weight").numel() > _LARGE_WEIGHT:
+            # A trial's graph and its modules hold each other, so that its weights would stay until there are many.
+            gc.collect()
         context.metric("loss_increase", found[layer].loss_increase or 0.0, split=split, layer=layer)
         context.metric("sqnr", found[layer].sqnr_db or 0.0, unit="dB", split=split, layer=layer)
     return found
