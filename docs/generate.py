@@ -1,7 +1,9 @@
 """Writes the generated pages of the documentation; with `--check` it only compares, and fails where one is old."""
 
 import inspect
+import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import typer
 import typer.core
 import yaml
+from markdown_it import MarkdownIt
 from onnx.defs import get_all_schemas_with_history
 
 from core.errors import CATALOGUE, Kind
@@ -19,6 +22,7 @@ from core.network.onnx_operators import OPERATORS
 from core.network.onnx_version import OLDEST_OPSET
 from core.settings import Settings
 from core.specs.base import Spec
+from core.specs.composition import FOLLOWS, KINDS, follow
 from core.specs.methods import METHODS, method_name
 from modelpress.cli.main import app
 
@@ -33,13 +37,35 @@ def pages() -> dict[str, str]:
         "errors.md": errors_page,
         "findings.md": findings_page,
         "operators.md": operators_page,
+        "encodings.md": encodings_page,
         "cli.md": cli_page,
     }
     texts = {path: page() for path, page in made.items()}
     texts["methods/README.md"] = methods_page()
     for spec in METHODS:
         texts[f"methods/{method_name(spec)}.md"] = method_page(spec)
-    return {path: f"{_NOTE}\n{text}" for path, text in texts.items()}
+    noted = {path: f"{_NOTE}\n{text}" for path, text in texts.items()}
+    return {**noted, "../api/dashboard/templates/data_guide.html": data_guide()}
+
+
+def data_guide() -> str:
+    """docs/data.md as the part of a page that the dashboard shows, since a service has no other copy of it."""
+    renderer = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = renderer.parse((DOCS / "data.md").read_text(encoding="utf-8").partition("\n")[2])
+    for token, after in itertools.pairwise(tokens):
+        if token.type == "heading_open":
+            token.attrSet("id", re.sub(r"[^a-z0-9]+", "-", after.content.lower()).strip("-"))
+    text = str(renderer.renderer.render(tokens, renderer.options, {}))
+    # What is wider than the page scrolls by itself, also by keys.
+    for tag, name in (("table", "Table"), ("pre", "Example")):
+        first, *others = text.split(f"<{tag}>")
+        opened = (
+            f'<div class="scroll" role="region" aria-label="{name} {number}" tabindex="0"><{tag}>{other}'
+            for number, other in enumerate(others, 1)
+        )
+        text = "".join([first, *opened]).replace(f"</{tag}>", f"</{tag}></div>")
+    note = "{# Written by docs/generate.py (`make docs`) from docs/data.md; change that, not this. #}"
+    return f"{note}\n{{% raw %}}\n{text}{{% endraw %}}\n"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -124,6 +150,30 @@ def _operator_row(name: str, expected: dict[str, dict[str, Any]]) -> list[str]:
     row = expected.get(name)
     tests = f"{row['passed']}/{row['total']}" if row else "none"
     return [f"`{name}`", versions, constant, tests, row.get("missing", "") if row else ""]
+
+
+def encodings_page() -> str:
+    """How weights may be stored, and what may follow what, from `core.specs.composition`."""
+    rows = [
+        [
+            f"`{before}`",
+            *(follow(before, after).effect if after in FOLLOWS[before] else "refused" for after in KINDS[1:]),
+        ]
+        for before in KINDS
+    ]
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for before in KINDS:
+        for after, rule in FOLLOWS[before].items():
+            reasons.setdefault((rule.effect, rule.why), []).append(f"`{before}` → `{after}`")
+    why = [[effect, text, ", ".join(pairs)] for (effect, text), pairs in reasons.items()]
+    return (
+        f"{(DOCS / 'encodings.head.md').read_text()}\n## What may follow what\n\nRows are what is there, columns what "
+        "a later step puts on it. *Stacks*: both hold. *Replaces*: the weights are encoded anew. Recipes are checked "
+        "against this table before anything runs.\n\n"
+        + table(["", *(f"`{kind}`" for kind in KINDS[1:])], rows)
+        + "\n"
+        + table(["effect", "why", "where"], why)
+    )
 
 
 def methods_page() -> str:

@@ -1,4 +1,4 @@
-"""The data sets, one data set, and the form that adds one."""
+"""The data sets, one data set, the form that adds one, and what is read."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -43,6 +43,12 @@ def add_dataset(view: Done, texts: Texts) -> Response:
         return list_page(view, texts, error=forms.refusal(error, body))
     except ModelpressError as error:
         return list_page(view, texts, error=error)
+
+
+@router.get("/datasets/guide")
+def show_guide(view: Seen) -> Response:
+    """What is read, with examples: docs/data.md."""
+    return view.page("guide.html", {})
 
 
 @router.get("/datasets/{dataset_id}")

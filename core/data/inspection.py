@@ -120,8 +120,9 @@ def _find_twins(dataset: Dataset) -> tuple[tuple[Twin, ...], tuple[str, ...]]:
     known = {twin.row for twin in copies}
     alike = tuple(twin for twin in near.twins if twin.row not in known)
     what = "passages of the evaluation text" if is_text else "evaluation samples"
+    be = "is" if near.found == 1 else "are"
     remarks.append(
-        f"At least {near.found:,} of the {near.compared:,} {what} that were compared are nearly the same as one of "
+        f"At least {near.found:,} of the {near.compared:,} {what} that were compared {be} nearly the same as one of "
         f"another split, by {near.method}{_such_as(alike, 'token' if is_text else 'row')}."
     )
     return (*copies, *alike)[:MOST_TWINS], tuple(remarks)

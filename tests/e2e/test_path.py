@@ -163,7 +163,7 @@ def test_the_theme_is_kept(page: Page, service: Service) -> None:
 def test_no_page_is_wider_than_the_screen(page: Page, service: Service, context: BrowserContext) -> None:
     sign_in(page, service)
     width = page.viewport_size["width"] if page.viewport_size else 0
-    paths = ["/jobs", "/jobs/new", "/models", "/datasets", "/webhooks", "/keys"]
+    paths = ["/jobs", "/jobs/new", "/models", "/datasets", "/datasets/guide", "/webhooks", "/keys"]
     for listed in ("/jobs", "/models", "/datasets"):
         page.goto(f"{service.url}{listed}")
         links = page.locator("main table a").evaluate_all("links => links.map(link => link.pathname)")

@@ -149,7 +149,7 @@ def test_a_data_set_shows_its_format_and_labels(page: TestClient, world: World) 
         found = DATASET.model_copy(update=update)
         row.description = found.model_dump(mode="json")
     text = page.get(f"/datasets/{world.ids['dataset']}").text
-    assert "<dd>images</dd>" in text
+    assert "<dd>images<small>" in text
     assert "cat, &lt;script&gt;" in text
     assert '<th scope="row">cat</th><td class="right">2</td>' in text
     assert "nearly the same" in text
@@ -178,7 +178,16 @@ class TestWhereNothingIs:
 
 
 class TestReading:
-    @pytest.mark.parametrize("path", ["/jobs", "/jobs/new", "/models", "/datasets", "/webhooks", "/keys", "/system"])
+    def test_the_guide_to_data_has_every_example_as_it_is_written(self, page: TestClient) -> None:
+        shown = page.get("/datasets/guide").text
+        assert 'id="what-is-refused"' in shown
+        assert "{&quot;evaluation&quot;: {&quot;x&quot;: {&quot;left&quot;: &quot;a&quot;" in shown
+        assert "{%" not in shown
+        assert 'href="/datasets/guide"' in page.get("/datasets").text
+
+    @pytest.mark.parametrize(
+        "path", ["/jobs", "/jobs/new", "/models", "/datasets", "/datasets/guide", "/webhooks", "/keys", "/system"]
+    )
     def test_lists_of_a_fresh_service(self, page: TestClient, path: str) -> None:
         assert page.get(path).status_code == 200
 
