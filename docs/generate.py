@@ -22,6 +22,7 @@ from core.network.onnx_operators import OPERATORS
 from core.network.onnx_version import OLDEST_OPSET
 from core.settings import Settings
 from core.specs.base import Spec
+from core.specs.composition import FOLLOWS, KINDS, follow
 from core.specs.methods import METHODS, method_name
 from modelpress.cli.main import app
 
@@ -36,6 +37,7 @@ def pages() -> dict[str, str]:
         "errors.md": errors_page,
         "findings.md": findings_page,
         "operators.md": operators_page,
+        "encodings.md": encodings_page,
         "cli.md": cli_page,
     }
     texts = {path: page() for path, page in made.items()}
@@ -148,6 +150,30 @@ def _operator_row(name: str, expected: dict[str, dict[str, Any]]) -> list[str]:
     row = expected.get(name)
     tests = f"{row['passed']}/{row['total']}" if row else "none"
     return [f"`{name}`", versions, constant, tests, row.get("missing", "") if row else ""]
+
+
+def encodings_page() -> str:
+    """How weights may be stored, and what may follow what, from `core.specs.composition`."""
+    rows = [
+        [
+            f"`{before}`",
+            *(follow(before, after).effect if after in FOLLOWS[before] else "refused" for after in KINDS[1:]),
+        ]
+        for before in KINDS
+    ]
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for before in KINDS:
+        for after, rule in FOLLOWS[before].items():
+            reasons.setdefault((rule.effect, rule.why), []).append(f"`{before}` → `{after}`")
+    why = [[effect, text, ", ".join(pairs)] for (effect, text), pairs in reasons.items()]
+    return (
+        f"{(DOCS / 'encodings.head.md').read_text()}\n## What may follow what\n\nRows are what is there, columns what "
+        "a later step puts on it. *Stacks*: both hold. *Replaces*: the weights are encoded anew. Recipes are checked "
+        "against this table before anything runs.\n\n"
+        + table(["", *(f"`{kind}`" for kind in KINDS[1:])], rows)
+        + "\n"
+        + table(["effect", "why", "where"], why)
+    )
 
 
 def methods_page() -> str:

@@ -21,6 +21,7 @@ from core.specs.composition import EncodingKind
 
 _STORAGE = {torch.int8: "int8", torch.uint8: "uint8", torch.int32: "int32"}
 _TERNARY = 2
+BYTE = 8
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class AffineInteger(Elementwise):
 
     @classmethod
     def asymmetric(cls, weight: Tensor, *, grid: Grid, axis: int | None) -> "AffineInteger":
-        """The grid spans each block from its least to its largest value, widened to hold zero exactly."""
+        """The grid spans each block from its least to its largest value and holds zero."""
         blocks = Blocks(tuple(weight.shape), axis, grid.group)
         rows = blocks.flat(weight.detach())
         low, high = rows.amin(1).clamp_max(0.0), rows.amax(1).clamp_min(0.0)
@@ -109,7 +110,7 @@ class AffineInteger(Elementwise):
         blocks, grid = Blocks(tuple(weight.shape), self.axis, self.grid.group), self.grid
         # Doubles: an int32 bias does not fit the 24 bits of fp32.
         ratio = weight.detach().double().reshape(blocks.view) / blocks.spread(scale).double()
-        zero = grid.zero_point if self.zero_points is None else blocks.spread(self.zero_points)
+        zero = grid.zero_point if self.zero_points is None else blocks.spread(self.zero_points).to(weight.device)
         integers = (torch.round(ratio) + zero).clamp(grid.low, grid.high).to(grid.storage).reshape(weight.shape)
         return AffineInteger(integers, scale, grid=grid, axis=self.axis, zero_points=self.zero_points)
 
@@ -131,13 +132,13 @@ class AffineInteger(Elementwise):
 
     @property
     def bits(self) -> int | None:
-        """Those of the grid where it is packed."""
-        return self.grid.bits if self.grid.packed else None
+        """Those of the grid where it is packed into less than a byte."""
+        return self.grid.bits if self.grid.packed and self.grid.bits < BYTE else None
 
     @property
     def codes(self) -> Tensor:
         """The integers, counted from the lowest where they are packed."""
-        if not self.grid.packed:
+        if self.bits is None:
             return self.integers
         return (self.integers.to(torch.int16) - self.grid.low).to(torch.uint8)
 
@@ -159,12 +160,17 @@ class AffineInteger(Elementwise):
     @property
     def has_kernel(self) -> bool:
         """Whether onnxruntime can multiply the integers as they are: int8 and uint8 with scales of whole channels."""
-        return self.grid.group is None and self.zero_points is None
+        # Levels are written as signed bytes where the lowest is negative.
+        signed = (self.grid.low < 0) == (self.grid.storage is torch.int8) or self.bits is None
+        return self.grid.group is None and self.zero_points is None and signed
 
     def decode(self) -> Tensor:
         """scale · (integer − zero point) in fp32."""
-        zero = self.grid.zero_point if self.zero_points is None else self._blocks.spread(self.zero_points).float()
-        values = self.integers.float().reshape(self._blocks.view) - zero
+        values = self.integers.float().reshape(self._blocks.view)
+        if self.zero_points is None:
+            values = values - self.grid.zero_point
+        else:
+            values = values - self._blocks.spread(self.zero_points).to(values)
         return (values * self._blocks.spread(self.scale)).reshape(self.integers.shape)
 
     def trainable(self, weight: Tensor) -> "IntegerWeight":
@@ -189,6 +195,7 @@ class AffineInteger(Elementwise):
             "zero_point": grid.zero_point,
             "storage": _STORAGE[grid.storage],
             "bits": self.bits,
+            "packed": grid.packed,
             "group": grid.group,
             "asymmetric": self.zero_points is not None,
         }
@@ -196,21 +203,28 @@ class AffineInteger(Elementwise):
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], codes: Tensor, sides: Mapping[str, Tensor]) -> "AffineInteger":
         """Integers from codes."""
-        packed, storage = config["bits"] is not None, getattr(torch, config["storage"])
-        grid = Grid(config["low"], config["high"], config["zero_point"], storage, packed, config["group"])
-        integers = (codes.to(torch.int16) + grid.low).to(storage) if packed else codes
+        storage = getattr(torch, config["storage"])
+        grid = Grid(config["low"], config["high"], config["zero_point"], storage, config["packed"], config["group"])
+        integers = codes if config["bits"] is None else (codes.to(torch.int16) + grid.low).to(storage)
         zeros = sides["zero_point"] if config["asymmetric"] else None
         return cls(integers, sides["scale"], grid=grid, axis=config["axis"], zero_points=zeros)
 
     def table(self, writer: Writer[V]) -> V:
         """The levels, scaled at once where there is one scale for all."""
-        levels = writer.levels(self.grid.low - self.grid.zero_point, 2**self.grid.bits)
-        return writer.multiply(levels, self._write_scale(writer)) if self._scales_table else levels
+        low, count = self.grid.low - self.grid.zero_point, 2**self.grid.bits
+        if self._scales_table:
+            return writer.multiply(writer.levels(low, count), self._write_scale(writer))
+        return writer.byte_levels(low, count)
 
     def values(self, writer: Writer[V], stored: V) -> V:
         """The integers from the zero point on, as floats."""
         value = writer.floats(stored)
         return writer.subtract(value, writer.levels(self.grid.zero_point, 1)) if self.grid.zero_point else value
+
+    def write_codes(self, writer: Writer[V], codes: Tensor) -> V:
+        """Bytes are looked up and cast, which takes less memory than to look up floats."""
+        values = super().write_codes(writer, codes)
+        return values if self._scales_table or self.bits is None else writer.floats(values)
 
     def finish(self, writer: Writer[V], values: V) -> V:
         """Subtract zero points, multiply by scales."""
@@ -226,7 +240,7 @@ class AffineInteger(Elementwise):
 
     @property
     def _scales_table(self) -> bool:
-        return self.grid.packed and self.axis is None and self.zero_points is None
+        return self.bits is not None and self.axis is None and self.zero_points is None
 
     def _write_scale(self, writer: Writer[V]) -> V:
         return writer.constant("scale", "scales", self._blocks.spread(self.scale))
@@ -240,8 +254,8 @@ class AffineInteger(Elementwise):
             return super().emit_onnx(emission)
         axis = 1 - self.axis if emission.transposed and self.axis is not None else self.axis
         zeros = None if self.grid.storage is torch.int32 else torch.full_like(self.scale, self.grid.zero_point)
-        if self.grid.packed:
-            integers = emission.stored(self, self._write_integers, torch.int8)
+        if self.bits is not None:
+            integers = emission.stored(self, self._write_integers, self.grid.storage)
         else:
             integers = emission.buffer("", self.integers.t() if emission.transposed else self.integers)
         return emission.call(
@@ -254,7 +268,7 @@ class AffineInteger(Elementwise):
         )
 
     def _write_integers(self, writer: OnnxWriter) -> str:
-        levels = writer.cast(writer.levels(self.grid.low, 2**self.grid.bits, integer=True), self.grid.storage)
+        levels = writer.byte_levels(self.grid.low, 2**self.grid.bits)
         return writer.look_up(Packed.of(self.codes, self.grid.bits), "", self.role, levels, self.shape)
 
     def _zeros(self) -> Tensor | None:
@@ -278,7 +292,7 @@ class IntegerWeight(TrainableWeight):
         """scale · (integer − zero point), with the gradients of LSQ."""
         grid, blocks, view = self._start.grid, self._blocks, self._blocks.view
         zeros = self._start.zero_points
-        zero = float(grid.zero_point) if zeros is None else blocks.spread(zeros).float()
+        zero = float(grid.zero_point) if zeros is None else blocks.spread(zeros).to(self.latent)
         spread = blocks.spread(self.scale.clamp_min(SMALLEST_SCALE))
         ends = (torch.as_tensor(grid.low - zero), torch.as_tensor(grid.high - zero))
         rounded = self.encode().decode()

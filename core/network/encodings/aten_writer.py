@@ -60,6 +60,11 @@ class AtenWriter(Writer[fx.Node]):
         made = self._call(_ATEN.arange.start, low, low + count)
         return made if integer else self.floats(made)
 
+    def byte_levels(self, low: int, count: int) -> fx.Node:
+        """arange, cast."""
+        dtype = torch.int8 if low < 0 else torch.uint8
+        return self._call(_ATEN.to.dtype, self.levels(low, count, integer=True), dtype)
+
     def floats(self, value: fx.Node) -> fx.Node:
         """to(float32)."""
         return self._call(_ATEN.to.dtype, value, torch.float32)

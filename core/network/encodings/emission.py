@@ -20,17 +20,19 @@ class Written:
 
     def __init__(self) -> None:
         self.writes: dict[str, Write] = {}
-        self._keys: dict[int, str] = {}
+        self._keys: dict[tuple[int, torch.dtype], str] = {}
         # Held, so that no other encoding gets the id of one that is gone.
         self.encodings: list[Encoding] = []
 
-    def add(self, encoding: "Encoding", wanted: str, write: Write) -> str:
+    def add(self, encoding: "Encoding", wanted: str, write: Write, dtype: torch.dtype) -> str:
         """The key of the encoding: `wanted`, or where it belongs to tied weights that under which it is written."""
-        if id(encoding) not in self._keys:
-            self._keys[id(encoding)] = wanted
-            self.writes[wanted] = write
+        known = (id(encoding), dtype)
+        if known not in self._keys:
+            key = wanted if wanted not in self.writes else f"{wanted}.{str(dtype).removeprefix('torch.')}"
+            self._keys[known] = key
+            self.writes[key] = write
             self.encodings.append(encoding)
-        return self._keys[id(encoding)]
+        return self._keys[known]
 
 
 class Emission:
@@ -69,6 +71,6 @@ class Emission:
 
     def stored(self, encoding: "Encoding", write: Write, dtype: torch.dtype) -> fx.Node:
         """A node that stands for what `write` will write of the encoding, in its shape."""
-        key = self._written.add(encoding, self._path, write)
+        key = self._written.add(encoding, self._path, write, dtype)
         value = self.call(operators.stored, key, encoding.shape, dtype)
         return self.call(torch.ops.aten.t.default, value) if self.transposed else value

@@ -64,7 +64,8 @@ class Levels(Elementwise):
     def rescaled(self, weight: Tensor, scale: Tensor) -> "Levels":
         """The nearest levels at other scales."""
         ratio = weight.detach() / self._blocks.spread(scale)
-        codes = torch.bucketize(ratio, (self.levels[1:] + self.levels[:-1]) / 2).to(torch.uint8)
+        borders = ((self.levels[1:] + self.levels[:-1]) / 2).to(weight.device)
+        codes = torch.bucketize(ratio, borders).to(torch.uint8)
         return Levels(codes, scale, kind=self._kind, levels=self.levels, axis=self.axis)
 
     @property
@@ -89,7 +90,7 @@ class Levels(Elementwise):
 
     def decode(self) -> Tensor:
         """scale · level."""
-        return self.levels[self._codes.long()] * self._blocks.spread(self.scale)
+        return self.levels.to(self._codes.device)[self._codes.long()] * self._blocks.spread(self.scale)
 
     def trainable(self, weight: Tensor) -> "LevelWeight":
         """A latent weight and its scales."""
@@ -137,7 +138,7 @@ class LevelWeight(TrainableWeight):
     def forward(self) -> Tensor:
         """scale · level, with the gradients of LSQ."""
         spread = self._blocks.spread(self.scale.clamp_min(SMALLEST_SCALE))
-        levels = self._start.levels
+        levels = self._start.levels.to(self.latent.device)
         return round_through(self.latent, spread, self.encode().decode(), ends=(levels[0], levels[-1]))
 
     def encode(self) -> Levels:

@@ -1,6 +1,7 @@
 """The masked encoding: where the weights are that a mask keeps, and these in an encoding of their own."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, cast, final
 
 import torch
@@ -29,7 +30,10 @@ class Masked(Encoding):
             raise ValueError(f"{inner.name} has no zero that a mask could leave out")
         self.mask = mask
         self.inner = inner
-        self._positions = Positions.of(mask.reshape(-1))
+
+    @cached_property
+    def _positions(self) -> Positions:
+        return Positions.of(self.mask.reshape(-1))
 
     @property
     def kind(self) -> EncodingKind:

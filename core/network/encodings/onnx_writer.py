@@ -64,29 +64,30 @@ class OnnxWriter(Writer[str]):
 
     def _words(self, codes: Packed, suffix: str, role: Role) -> str:
         """For each byte of the first plane, it and the bits of the other planes that belong to its codes."""
+        key = ("words", self._parameter, self._prefix, suffix)
+        if key in self._shared:
+            return self._shared[key]
         together = codes.together
         word, offset = "", 0
         for number, (width, plane) in enumerate(zip(PLANES[codes.bits], codes.planes, strict=True)):
             stored = self.constant(f"{suffix}_{number}".strip("_") if number else suffix, role, plane)
-            key = ("words", stored)
-            if key not in self._shared:
-                self._shared[key] = self._cast(stored, _INT)
-            part = self._shared[key]
             if number:
                 # A byte of a narrower plane serves several words.
-                part = self.reshape(self._node("Gather", self._shares(width * together, offset), part), (-1,))
-                word = self._node("Add", word, part)
+                shares = self._node("Gather", self._shares(width * together, offset), self._cast(stored, _INT))
+                word = self._node("BitwiseOr", word, self.reshape(shares, (-1,)))
             else:
-                word = part
+                # Words have 14 bits at most.
+                word = self._cast(stored, TensorProto.INT16) if len(codes.planes) > 1 else stored
             offset += width * together
-        return word
+        self._shared[key] = self._cast(word, _INT)
+        return self._shared[key]
 
     def _shares(self, width: int, offset: int) -> str:
-        """For every byte its parts of `width` bits, moved up by `offset` bits: shape (256, 8 / width)."""
+        """For every byte its parts of `width` bits, moved up by `offset` bits: int16, shape (256, 8 / width)."""
         key = ("shares", width, offset)
         if key not in self._shared:
             columns = self.reshape(self.levels(0, 256, integer=True), (256, 1))
-            self._shared[key] = self._bits(columns, range(0, 8, width), width, offset)
+            self._shared[key] = self._cast(self._bits(columns, range(0, 8, width), width, offset), TensorProto.INT16)
         return self._shared[key]
 
     def _digits(self, bits: int) -> str:
@@ -117,6 +118,14 @@ class OnnxWriter(Writer[str]):
             ends = [self._array(np.array(end, np.int64)) for end in (low, low + count, 1)]
             # Cast, since not all readers keep other types of a Range.
             self._shared[key] = self._cast(self._node("Range", *ends), _INT if integer else TensorProto.FLOAT)
+        return self._shared[key]
+
+    def byte_levels(self, low: int, count: int) -> str:
+        """Range, cast."""
+        key = ("bytes", low, count)
+        if key not in self._shared:
+            kind = TensorProto.INT8 if low < 0 else TensorProto.UINT8
+            self._shared[key] = self._cast(self.levels(low, count, integer=True), kind)
         return self._shared[key]
 
     def floats(self, value: str) -> str:
@@ -162,10 +171,6 @@ class OnnxWriter(Writer[str]):
         zero = numpy_helper.from_array(np.zeros(1, np.int32 if integer else np.float32))
         zeros = self._node("ConstantOfShape", self._integers([size]), value=zero)
         return self._node("ScatterElements", zeros, places, values)
-
-    def cast(self, value: str, dtype: torch.dtype) -> str:
-        """Cast to int8 or uint8."""
-        return self._cast(value, {torch.int8: TensorProto.INT8, torch.uint8: TensorProto.UINT8}[dtype])
 
     def _cast(self, value: str, kind: int) -> str:
         return self._node("Cast", value, to=kind)

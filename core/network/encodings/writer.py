@@ -43,6 +43,10 @@ class Writer(ABC, Generic[V]):
         """The vector low, low + 1, … of `count` floats, or integers."""
 
     @abstractmethod
+    def byte_levels(self, low: int, count: int) -> V:
+        """The same in one byte each, for `low` ≥ −128; unsigned where it is not negative."""
+
+    @abstractmethod
     def floats(self, value: V) -> V:
         """Cast to fp32."""
 
