@@ -99,7 +99,7 @@ _CODES = (
         "training_diverged",
         Kind.INVALID,
         "The loss became infinite or NaN",
-        "Give a smaller `lr`, or a `clip` where there is none.",
+        "Give a smaller `lr`, or a `clip` above 0.",
     ),
     ErrorCode("export_disagrees", Kind.INTERNAL, "The written file computes something else", "Report it with the job."),
     ErrorCode("runtime_failed", Kind.INTERNAL, "onnxruntime cannot run the file", "Report it with the detail."),

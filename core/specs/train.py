@@ -50,7 +50,7 @@ class Training(Asked):
     weight_decay: float = Field(
         1e-4, ge=0, le=1, description="Decay of matrices and kernels by step and learning rate; not of biases."
     )
-    clip: float | None = Field(1.0, gt=0, description="Largest norm of the gradient; longer ones are shortened.")
+    clip: float = Field(1.0, ge=0, description="Largest norm of the gradient; longer ones are shortened. 0: none is.")
     ema: float | None = Field(
         None, ge=0.5, lt=1, description="Decay of a running mean of the weights, which is then judged and kept."
     )
@@ -66,11 +66,11 @@ class Training(Asked):
     batch_norm: Literal["train", "frozen"] = Field(
         "train", description="Whether batch norms follow the statistics of the batches or keep theirs."
     )
-    early_stopping: int | None = Field(
+    early_stopping: int = Field(
         10,
-        ge=1,
-        description="Evaluations without a better one after which training ends. With a validation split the best "
-        "weights are kept in any case.",
+        ge=0,
+        description="Evaluations without a better one after which training ends; 0: it never does. With a validation "
+        "split the best weights are kept in any case.",
     )
 
     def samples_learnt(self, available: int) -> float:

@@ -22,8 +22,13 @@ from core.network.network import Network
 class TrainableNetwork(nn.Module):
     """Its parameters are all that is trained; a weight that is tied in the network is one parameter here."""
 
-    def __init__(self, network: Network, watched: tuple[str, ...] = ()) -> None:
-        """A copy to train; `watched` names nodes of the graph. Raises `internal` for a name that is no node's."""
+    def __init__(
+        self, network: Network, watched: tuple[str, ...] = (), latent: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """A copy to train; `watched` names nodes of the graph. Raises `internal` for a name that is no node's.
+
+        `latent` has, by path, where the latent weights beneath encoded ones start; left out, on their grid.
+        """
         super().__init__()
         self._network = network
         self._watched = watched
@@ -31,7 +36,7 @@ class TrainableNetwork(nn.Module):
         for parameter in plain.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
         learn_grids(plain)
-        self._learnt = _learn_encoded(plain, network)
+        self._learnt = _learn_encoded(plain, network, latent or {})
         self.graph = _watch(plain, watched)
         self.weights = nn.ModuleList(self._learnt.values())
         self._norms = [layer for layer in plain.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
@@ -75,7 +80,7 @@ class TrainableNetwork(nn.Module):
         return replace(self._network, graph=graph, encodings=encodings)
 
 
-def _learn_encoded(graph: fx.GraphModule, network: Network) -> dict[str, TrainableWeight]:
+def _learn_encoded(graph: fx.GraphModule, network: Network, latent: Mapping[str, Tensor]) -> dict[str, TrainableWeight]:
     """By path, what is trained in place of each encoded parameter; of a tied one under one of its paths."""
     learnt: dict[str, TrainableWeight] = {}
     seen: set[int] = set()
@@ -87,7 +92,7 @@ def _learn_encoded(graph: fx.GraphModule, network: Network) -> dict[str, Trainab
             continue
         seen.add(id(parameter))
         bound = _bind(graph, path, parameter, encoding=encoding, learnt=learnt)
-        learnt[path] = bound or encoding.trainable(parameter.detach())
+        learnt[path] = bound or encoding.trainable(latent.get(path, parameter.detach()))
         parameter.requires_grad = False
     return learnt
 

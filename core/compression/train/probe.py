@@ -21,7 +21,7 @@ FEWEST, MOST = 16, 100
 RANGES: Mapping[str, tuple[float, float]] = {"adamw": (3e-6, 3e-2), "sgd": (3e-5, 1.0)}
 USUAL: Mapping[str, float] = {"adamw": 3e-4, "sgd": 1e-2}
 # The rate at which the loss was lowest is near the edge of stability; a training that lasts goes below it.
-CAUTION = 3.0
+CAUTION = 2.0
 # The changes of the loss are averaged over this share of the updates.
 SMOOTHED = 12
 # The probe ends once the loss has risen by this share of what it was.

@@ -165,7 +165,7 @@ class _Run:
         return max(min(self._feeder.per_epoch, math.ceil(steps / JUDGEMENTS)), cheap)
 
     def _gave_up(self) -> bool:
-        return self._settings.early_stopping is not None and self._course.stale >= self._settings.early_stopping
+        return 0 < self._settings.early_stopping <= self._course.stale
 
     def _seconds(self) -> float:
         return self._course.seconds + time.monotonic() - self._since

@@ -68,7 +68,7 @@ class Learner:
             value: Tensor = self.objective(self.mounted(*part.inputs), part) * share
             value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             loss += value.detach()
-        if self.settings.clip is not None:
+        if self.settings.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["pace"]

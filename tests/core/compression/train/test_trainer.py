@@ -98,7 +98,7 @@ def test_curves_are_told(small, shapes, context, told):
 
 def test_weights_from_before_are_kept_when_training_only_harms(small, shapes, context):
     good = learn(small, shapes, context(shapes)).network
-    settings = QUICK.model_copy(update={"steps": 12, "lr": 3.0, "clip": None, "schedule": "constant"})
+    settings = QUICK.model_copy(update={"steps": 12, "lr": 3.0, "clip": 0, "schedule": "constant"})
     trained = learn(good, shapes, context(shapes), settings)
     assert fingerprint(trained.network) == fingerprint(good)
     assert trained.layers == ()
@@ -130,7 +130,7 @@ def test_frozen_batch_norms_keep_their_statistics(small, shapes, context):
 
 
 def test_a_loss_that_is_no_number_ends_in_a_typed_error(small, shapes, context):
-    settings = QUICK.model_copy(update={"lr": 10.0, "optimiser": "sgd", "clip": None, "epochs": 50})
+    settings = QUICK.model_copy(update={"lr": 10.0, "optimiser": "sgd", "clip": 0, "epochs": 50})
     bad = TaskObjective("classification")
     real = bad._loss
     bad._loss = lambda found, labels, smoothing: real(found, labels, smoothing) * found.exp().exp().mean()
