@@ -102,7 +102,15 @@ def _gathered(graph: OnnxGraph, node: onnx.NodeProto, index: int) -> Role | None
     table = graph.constants.get(node.input[0])
     if table is not None and len(table.dims) == 1 and _is_constant(graph, node.input[1]):
         return "codebooks" if index == 0 else "indices"
+    if index == 0 and table is not None and list(table.dims[1:]) == [1] and _scales_integers(graph, node.output[0]):
+        return "scales"
     return "weights" if index == 0 else None
+
+
+def _scales_integers(graph: OnnxGraph, name: str) -> bool:
+    """Whether rows of integers, made floats, are multiplied by this value."""
+    factors = {factor for node, _ in graph.consumers[name] if node.op_type == "Mul" for factor in node.input}
+    return any(node.op_type == "Cast" and node.output[0] in factors for node in graph.nodes)
 
 
 def _is_constant(graph: OnnxGraph, name: str) -> bool:

@@ -161,3 +161,19 @@ def test_a_file_that_cannot_run_is_an_error_with_a_sentence(tmp_path):
     with pytest.raises(ModelpressError) as caught:
         itemise_bytes(tmp_path / "broken.onnx")
     assert caught.value.code == "corrupt_file"
+
+
+def test_scales_of_rows_that_are_looked_up_are_told_from_weights(onnx_file):
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["bytes"]),
+        helper.make_node("Cast", ["bytes"], ["rows"], to=FLOAT),
+        helper.make_node("Gather", ["scale", "ids"], ["factor"]),
+        helper.make_node("Mul", ["rows", "factor"], ["e"]),
+        helper.make_node("Gather", ["bias", "ids"], ["b"]),
+        helper.make_node("Add", ["e", "b"], ["y"]),
+    ]
+    rows = np.arange(1, 31, dtype=np.float32).reshape(30, 1)
+    constants = {"table": np.ones((30, 6), np.int8), "scale": rows, "bias": rows.copy()}
+    path = onnx_file("r.onnx", nodes, {"ids": (TensorProto.INT64, ["n", 4])}, {"y": (FLOAT, ["n", 4, 6])}, constants)
+    items = itemise_bytes(path)
+    assert (items.weights, items.scales) == (30 * 6 + 30 * 4, 30 * 4)
