@@ -120,7 +120,7 @@ class Job(JobSummary):
     attempt: int
     worker_losses: int
     retry_of: str | None
-    plan: str | None
+    plan: str | None = None
     cancel_requested: bool
     webhook_url: str | None
     steps: tuple[Step, ...]
