@@ -127,7 +127,10 @@ class Codebook(Elementwise):
 def _nearest(weights: Tensor, book: Tensor) -> Tensor:
     """The index of the nearest value, the lower of two: uint8."""
     ordered, order = torch.sort(book.float())
-    found = [torch.bucketize(part, (ordered[1:] + ordered[:-1]) / 2) for part in torch.split(weights.float(), _CHUNK)]
+    found = [
+        torch.bucketize(part, (ordered[1:] + ordered[:-1]) / 2)
+        for part in torch.split(weights.float().contiguous(), _CHUNK)
+    ]
     return order[torch.cat(found)].to(torch.uint8)
 
 

@@ -63,7 +63,7 @@ class Levels(Elementwise):
 
     def rescaled(self, weight: Tensor, scale: Tensor) -> "Levels":
         """The nearest levels at other scales."""
-        ratio = weight.detach() / self._blocks.spread(scale)
+        ratio = (weight.detach() / self._blocks.spread(scale)).contiguous()
         borders = ((self.levels[1:] + self.levels[:-1]) / 2).to(weight.device)
         codes = torch.bucketize(ratio, borders).to(torch.uint8)
         return Levels(codes, scale, kind=self._kind, levels=self.levels, axis=self.axis)

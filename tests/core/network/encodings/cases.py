@@ -71,6 +71,14 @@ def low_rank_of_int8(weight: Tensor) -> LowRank:
     return LowRank(affine(8)(made.left.decode()), affine(4)(made.right.decode()), made.shape)
 
 
+def low_rank_of(inner: Make) -> Make:
+    def make(weight: Tensor) -> LowRank:
+        made = LowRank.of(weight, 5)
+        return LowRank(inner(made.left.decode()), inner(made.right.decode()), made.shape)
+
+    return make
+
+
 CASES: dict[str, Make] = {
     "dense": Dense,
     "int8 for kernels": int8,
@@ -106,6 +114,8 @@ CASES: dict[str, Make] = {
     "masked over binary": masked(0.2, lambda weight: Levels.binary(weight, axis=None)),
     "low rank": low_rank,
     "low rank of int8": low_rank_of_int8,
+    "low rank of a masked codebook": low_rank_of(masked(0.4, codebook(16))),
+    "low rank of binary": low_rank_of(lambda weight: Levels.binary(weight, axis=0)),
 }
 
 
