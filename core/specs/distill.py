@@ -78,14 +78,7 @@ class Distillation(Training, Spec):
 
     def requires(self, description: ModelDescription) -> Capability:
         """A network whose weights can be trained, with an output of a number or more for each sample."""
-        if description.mode == "onnx_only":
-            return Capability(
-                ok=False, why=f"The file could not be read as a network, so it cannot be trained: {description.why}"
-            )
-        layers = tuple(layer.name for layer in description.layers if layer.parameters)
-        if not layers:
-            return Capability(ok=False, why="The network has no weights that could be trained.")
-        return Capability(ok=True, layers=layers)
+        return _trainable(description)
 
     def suits(self, description: ModelDescription, others: Mapping[str, ModelDescription]) -> Capability:
         """Besides, teachers and student must take the same inputs and give outputs of the same shapes."""
@@ -202,4 +195,47 @@ class FeatureDistillation(Distillation):
         return found
 
 
-DISTILL: tuple[type[Spec], ...] = (LogitDistillation, FeatureDistillation)
+class BlockDistillation(Spec):
+    """Block by block, what earlier steps have changed learns to give what the original gives (arXiv 2102.05426).
+
+    A block lies between two values through which everything passes, such as a residual block. Each learns from what the
+    blocks before it give by then, against what the original gives there, so a few hundred samples without labels are
+    enough, and only the values of one block are kept in memory. A fifth of the samples judges: a block that did not
+    become better stays as it was, and so does one that shares weights with another.
+    """
+
+    title: ClassVar[str] = "Distillation of blocks"
+    family: ClassVar[Family] = "distill"
+    needs: ClassVar[Needs] = Needs(data=True, labels=False, training=True)
+    example: ClassVar[dict[str, object]] = {"method": "distill.blocks", "samples": 500}
+    works_on: ClassVar[WorksOn] = "network"
+
+    method: Literal["distill.blocks"] = "distill.blocks"
+    samples: int = Field(512, ge=8, le=100_000, description="Calibration samples that are used, in samples.")
+    epochs: float = Field(20.0, gt=0, le=10_000, description="Passes of each block over the samples.")
+    batch_size: int = Field(32, ge=1, le=8192, description="Samples of one update.")
+    lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = Field(
+        "auto", description="Highest learning rate; auto: the best of four that are tried on each block."
+    )
+
+    def calibration_samples(self) -> int:
+        """As asked for."""
+        return self.samples
+
+    def requires(self, description: ModelDescription) -> Capability:
+        """A network whose weights can be trained."""
+        return _trainable(description)
+
+
+DISTILL: tuple[type[Spec], ...] = (LogitDistillation, FeatureDistillation, BlockDistillation)
+
+
+def _trainable(description: ModelDescription) -> Capability:
+    if description.mode == "onnx_only":
+        return Capability(
+            ok=False, why=f"The file could not be read as a network, so it cannot be trained: {description.why}"
+        )
+    layers = tuple(layer.name for layer in description.layers if layer.parameters)
+    if not layers:
+        return Capability(ok=False, why="The network has no weights that could be trained.")
+    return Capability(ok=True, layers=layers)

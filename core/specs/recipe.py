@@ -5,12 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from core.specs.base import Asked
-from core.specs.distill import FeatureDistillation, LogitDistillation
+from core.specs.distill import BlockDistillation, FeatureDistillation, LogitDistillation
 from core.specs.quantize import LinearQuantization, OnnxQuantization
 from core.specs.train import Finetune
 
 Step = Annotated[
-    LinearQuantization | OnnxQuantization | LogitDistillation | FeatureDistillation | Finetune,
+    LinearQuantization | OnnxQuantization | LogitDistillation | FeatureDistillation | BlockDistillation | Finetune,
     Field(discriminator="method"),
 ]
 

@@ -76,18 +76,19 @@ def pair_by_name(student: Network, teacher: Network, names: Sequence[str]) -> tu
 def find_cuts(network: Network) -> list[Place]:
     """The values through which everything passes that weights have made, in order, the outputs left out."""
     nodes = list(network.graph.graph.nodes)
-    shapes = _shapes(network)
+    shapes, parameters = _shapes(network), dict(network.graph.named_parameters(remove_duplicate=False)).keys()
     position = {node: at for at, node in enumerate(nodes)}
     last_use = {node: max((position[user] for user in node.users), default=-1) for node in nodes}
     output = next(node for node in reversed(nodes) if node.op == "output")
-    carrying: set[fx.Node] = set()
+    # Parameters that are read by themselves are of the network's making, too.
+    carrying = {node for node in nodes if node.op == "get_attr" and node.target in parameters}
     cuts = []
     for node in nodes:
         made = node.op == "call_module" or any(each in carrying for each in node.all_input_nodes)
         if not made or node.name not in shapes:
             continue
         carrying.add(node)
-        waiting = sum(last_use[each] > position[node] for each in carrying)
+        waiting = sum(position[each] <= position[node] < last_use[each] and each.op != "get_attr" for each in carrying)
         if waiting == 1 and last_use[node] > position[node] and output not in node.users and shapes[node.name]:
             cuts.append(Place(node.name, shapes[node.name]))
     return cuts
