@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="*", default=[case.file for case in CASES])
+    parser.add_argument("--rates", type=float, nargs="*", default=RATES, help="learning rates of the tuned runs")
     parser.add_argument("--quick", action="store_true", help="a fifth of the epochs, two learning rates")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -84,7 +85,7 @@ def main() -> None:
     for case in CASES:
         if case.file in options.only:
             short = replace(case, epochs=case.epochs / 5) if options.quick else case
-            rows.append(compare(options.shared, short, RATES[1:3] if options.quick else RATES))
+            rows.append(compare(options.shared, short, RATES[1:3] if options.quick else tuple(options.rates)))
             print(json.dumps(rows[-1]), flush=True)
     if options.out:
         options.out.write_text(json.dumps(rows, indent=1))

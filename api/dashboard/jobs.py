@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import RedirectResponse, Response
 
 from api.dashboard import charts, verdicts
+from api.dashboard.curves import DRAWN, curves
 from api.dashboard.rendering import Done, PageRoute, Seen, View, see
 from core.errors import CATALOGUE, ModelpressError
 from core.resources.job import Job, JobCreate
@@ -75,6 +76,9 @@ def show_job(job_id: str, view: Seen) -> Response:
         "files": sorted(job.artifacts, key=lambda each: (not each.kind.startswith("model."), each.filename)),
         "recipe": recipe_text(job),
         "deliveries": deliveries_of(view, job),
+        "curves": curves(
+            [point for name in DRAWN for point in jobs.metrics(view.session, view.tenant, job_id, name=name).data]
+        ),
     }
     if job.verdict is not None:
         values |= verdict_values(job.verdict)

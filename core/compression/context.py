@@ -95,6 +95,10 @@ class Context:
         at: float | None = None,
     ) -> None:
         """Add a number to the job's metrics; `layer` names the layer it is about, `at` its place in a series."""
+        conditions: dict[str, JsonValue] = {"layer": layer} if layer else {}
+        if at is not None:
+            # Two steps of one method have a curve each.
+            conditions["position"] = self.index
         self.emit(
             MetricMessage(
                 name=name,
@@ -103,7 +107,7 @@ class Context:
                 split=split,
                 step=self.step,
                 at=at,
-                conditions={"layer": layer} if layer else {},
+                conditions=conditions,
             )
         )
 
