@@ -3,18 +3,17 @@
 import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import final
+from typing import TypeAlias, cast, final
 
 from torch import Tensor, fx
 
-from core.description import BATCH
 from core.errors import ModelpressError
 from core.network.describe import FREE_SIZES
 from core.network.flat import find, trace_shapes
 from core.network.network import Network
 from core.network.sampling import example_of
 from core.network.surgery.call import Call, Ledger, Shape, Value, fresh, operator_name
-from core.network.surgery.dimensions import Dims, Misfit, freeze
+from core.network.surgery.dimensions import Dims, Misfit, freeze, size
 from core.network.surgery.encoded import why_uncut
 from core.network.surgery.rules import Rule, find_layer_rule, find_rule
 
@@ -29,12 +28,12 @@ _MISFITS = (Misfit, ValueError, IndexError, KeyError)
 class Analysis:
     """What the walk found: dimensions of all values and weights, constants to change, and what no rule knows.
 
-    `batch` is the number of samples that sizes were found with.
+    `example` are the inputs that sizes were found with.
     """
 
     network: Network
     ledger: Ledger
-    batch: int
+    example: tuple[Tensor, ...]
     unknown: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -43,7 +42,7 @@ def analyse(network: Network, *probes: Tensor) -> Analysis:
 
     Nothing is computed: only shapes are traced. Raises `unsupported_graph` where the network takes no such inputs.
     """
-    values = trace_network(network, *probes)
+    example, values = trace_network(network, *probes)
     uncut = {
         id(find(network.graph, path)): reason
         for path, encoding in network.encodings.items()
@@ -52,29 +51,25 @@ def analyse(network: Network, *probes: Tensor) -> Analysis:
     walk = _Walk(network.graph, Ledger(uncut=uncut))
     for node in network.graph.graph.nodes:
         walk.visit(node, _shape_of(values.get(node)))
-    return Analysis(network, walk.ledger, _samples(network, values), walk.unknown)
+    return Analysis(network, walk.ledger, example, walk.unknown)
 
 
-def _samples(network: Network, values: Mapping[fx.Node, object]) -> int:
-    """How many samples the traced inputs hold: their batch, or of a network without one their first size."""
-    given = [value for node, value in values.items() if node.op == "placeholder" and isinstance(value, Tensor)]
-    for described, value in zip(network.inputs, given, strict=True):
-        if BATCH in described.shape:
-            return int(value.shape[described.shape.index(BATCH)])
-    return int(given[0].shape[0]) if given and given[0].dim() else 1
+Traced: TypeAlias = tuple[tuple[Tensor, ...], Mapping[fx.Node, object]]
 
 
-def trace_network(network: Network, *probes: Tensor) -> Mapping[fx.Node, object]:
-    """The values of all nodes as tensors without numbers; `probes` are inputs, made where none are given."""
+def trace_network(network: Network, *probes: Tensor) -> Traced:
+    """Inputs (`probes`, or made where none are given) and the values of all nodes, as tensors without numbers."""
     if probes:
-        return trace_shapes(network.graph, probes)
+        return probes, trace_shapes(network.graph, probes)
     *others, last = FREE_SIZES
     for free in others:
+        example = example_of(network.inputs, batch=PROBE_BATCH, free=free)
         try:
-            return trace_shapes(network.graph, example_of(network.inputs, batch=PROBE_BATCH, free=free))
+            return example, trace_shapes(network.graph, example)
         except ModelpressError:
             continue
-    return trace_shapes(network.graph, example_of(network.inputs, batch=PROBE_BATCH, free=last))
+    example = example_of(network.inputs, batch=PROBE_BATCH, free=last)
+    return example, trace_shapes(network.graph, example)
 
 
 def _shape_of(value: object) -> Shape:
@@ -140,10 +135,13 @@ class _Walk:
         """What a rule says, or fixed dimensions and why."""
         why = f"no rule for {name}"
         if rule is not None:
+            why = f"the blocks of {name} do not fit"
             try:
-                return rule(call), None
+                value = rule(call)
             except _MISFITS:
-                why = f"the blocks of {name} do not fit"
+                value = None
+            if _fits(value, call.raw_shape):
+                return value, None
         self.unknown.setdefault(name, call.node.name)
         return _fixed(call.raw_shape, why), why
 
@@ -152,6 +150,16 @@ class _Walk:
         for dims in _tensors(value):
             for e in dims:
                 freeze(e, why)
+
+
+def _fits(value: Value, shape: Shape) -> bool:
+    """Whether dimensions are those of a shape: a rule that took a call for another does not go unseen."""
+    if isinstance(shape, list):
+        return isinstance(value, list) and [size(e) for e in value] == shape
+    if shape is None:
+        return value is None
+    several = isinstance(value, tuple) and len(value) == len(shape)
+    return several and all(map(_fits, cast("tuple[Value, ...]", value), shape))
 
 
 def _fixed(shape: Shape, why: str) -> Value:

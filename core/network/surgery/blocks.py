@@ -50,7 +50,7 @@ class _Branch:
 
 def find_blocks(network: Network, *probes: Tensor) -> tuple[Block, ...]:
     """The blocks of a network that can be left out, in order; an attention and what follows it are one block."""
-    values = trace_network(network, *probes)
+    _, values = trace_network(network, *probes)
     shapes = {node: tuple(value.shape) for node, value in values.items() if isinstance(value, Tensor)}
     branches = _innermost(_find_branches(network.graph, shapes))
     blocks: list[Block] = []

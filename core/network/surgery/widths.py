@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import TypeAlias, final
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from core.description import BATCH
 from core.network.costs import call_macs
-from core.network.flat import find
+from core.network.flat import find, trace_shapes
 from core.network.surgery.analysis import Analysis
 from core.network.surgery.call import Value
 from core.network.surgery.dimensions import Axis, Dims, resolve, settled_size
@@ -42,17 +43,20 @@ class CostModel:
     """Sums of products of dimensions, made once: each set of widths then takes milliseconds."""
 
     def __init__(self, analysis: Analysis) -> None:
-        self._batch = analysis.batch
         self._weights = list(_weights(analysis))
-        self._products: list[Dims] = []
-        self._calls: list[tuple[fx.Node, dict[fx.Node, Value]]] = []
+        # By how many times more of it there is than for one sample.
+        self._products: list[tuple[int, list[Dims]]] = []
+        self._calls: list[tuple[int, fx.Node, dict[fx.Node, Value]]] = []
+        repeats = _Repeats(analysis)
         for node in analysis.network.graph.graph.nodes:
             if node.op == "call_module":
-                self._products += [_settled(dims) for dims in _layer_products(analysis, node)]
+                products = [_settled(dims) for dims in _layer_products(analysis, node)]
+                if products:
+                    self._products.append((repeats.of(node), products))
             elif isinstance(node.target, torch._ops.OpOverload):
                 values = {each: analysis.ledger.values[each] for each in (*node.all_input_nodes, node)}
                 if call_macs(node, _shaped(values, {})):
-                    self._calls.append((node, values))
+                    self._calls.append((repeats.of(node), node, values))
 
     def at(self, widths: Widths) -> Costs:
         """The costs at these widths; every element of an encoded weight is taken to have as many bits as before."""
@@ -61,9 +65,36 @@ class CostModel:
             elements = weight.elements if weight.dims is None else _product(weight.dims, widths)
             parameters += elements
             stored += elements * weight.element_bytes
-        macs = sum(_product(dims, widths) for dims in self._products)
-        macs += sum(call_macs(node, _shaped(values, widths)) for node, values in self._calls)
-        return Costs(parameters, macs // self._batch, round(stored))
+        macs = sum(sum(_product(dims, widths) for dims in terms) // times for times, terms in self._products)
+        macs += sum(call_macs(node, _shaped(values, widths)) // times for times, node, values in self._calls)
+        return Costs(parameters, macs, round(stored))
+
+
+@final
+class _Repeats:
+    """How many times more elements nodes have than for one sample; what does not grow with the batch has one times."""
+
+    def __init__(self, analysis: Analysis) -> None:
+        inputs = list(zip(analysis.network.inputs, analysis.example, strict=True))
+        axes = [described.shape.index(BATCH) if BATCH in described.shape else None for described, _ in inputs]
+        self._values = analysis.ledger.values
+        self._one: Mapping[fx.Node, object] | None = None
+        self._batch = analysis.example[0].shape[0] if analysis.example and analysis.example[0].dim() else 1
+        if any(axis is not None for axis in axes):
+            single = [
+                example if axis is None else example.narrow(axis, 0, 1)
+                for (_, example), axis in zip(inputs, axes, strict=True)
+            ]
+            self._one = trace_shapes(analysis.network.graph, single)
+
+    def of(self, node: fx.Node) -> int:
+        """Of one node; of a network without a free batch its only batch."""
+        if self._one is None:
+            return self._batch
+        value = self._one[node]
+        one = value[0] if isinstance(value, (tuple, list)) else value
+        elements = one.numel() if isinstance(one, Tensor) else 1
+        return _product(_settled(_first(self._values[node])), {}) // max(elements, 1)
 
 
 def _weights(analysis: Analysis) -> Iterator[_Weight]:

@@ -10,6 +10,7 @@ from core.network.surgery.call import Call, Value, operator_name
 from core.network.surgery.rules.norms import normalise_channels, normalise_groups, normalise_last
 from core.network.surgery.rules.parts import (
     concatenate,
+    fold_windows,
     gate,
     look_up,
     look_up_one,
@@ -33,6 +34,7 @@ from core.network.surgery.rules.positions import (
     reduce,
     reduce_positions,
     sample_grid,
+    slide,
 )
 from core.network.surgery.rules.products import (
     attend,
@@ -120,6 +122,8 @@ _BY_NAME: Mapping[str, Rule] = {
         "pixel_shuffle": shuffle_pixels,
         "pixel_unshuffle": unshuffle_pixels,
         "im2col": unfold_windows,
+        "col2im": fold_windows,
+        "unfold": slide,
         _UNCHANGED: keep_shape,
         "softmax log_softmax _softmax _log_softmax": keep_positions("softmax runs over it"),
         "cumsum cumprod logcumsumexp sort argsort": keep_positions("order matters"),

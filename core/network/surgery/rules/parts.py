@@ -210,3 +210,11 @@ def unfold_windows(call: Call) -> Value:
     x = call.source()
     taps = call.shape[-2] // size(x[-3])
     return [*x[:-3], resolve(Mul((x[-3], fixed(taps)))), fixed(call.shape[-1])]
+
+
+def fold_windows(call: Call) -> Value:
+    """`col2im`: (N, C·taps, windows) → (N, C, H, W)."""
+    x = call.source()
+    channels, within = factor(x[-2], call.shape[-3])
+    call.freeze([within, x[-1]], "a position in space")
+    return [*x[:-2], channels, *fresh(call.shape[-2:])]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from core.network.surgery.call import Call, Value, fresh
 from core.network.surgery.dimensions import Dims, fixed
+from core.network.surgery.rules.products import combine_pointwise
 
 _RANKS = {"1d": 1, "2d": 2, "3d": 3}
 
@@ -44,7 +45,9 @@ def reduce(call: Call) -> Value:
 
 
 def reduce_positions(call: Call) -> Value:
-    """Largest and smallest values, of which the position may be asked too."""
+    """Largest and smallest values, of which the position may be asked too; of two tensors those of each place."""
+    if call.has("other"):
+        return combine_pointwise(call)
     x = call.source()
     places = call.axes("dim", len(x))
     call.freeze([x[place] for place in places], "order matters")
@@ -66,6 +69,15 @@ def pool(call: Call) -> Value:
     if call.makes_several:
         return tuple(channels + fresh(shape[len(x) - space :]) for shape in call.shapes)
     return channels + fresh(call.shape[len(x) - space :])
+
+
+def slide(call: Call) -> Value:
+    """`unfold`: windows along one dimension, each as a new last one."""
+    x = list(call.source())
+    place = call.axis("dimension", len(x))
+    call.freeze([x[place]], "order matters")
+    x[place] = fixed(call.shape[place])
+    return [*x, fixed(call.shape[-1])]
 
 
 def sample_grid(call: Call) -> Value:

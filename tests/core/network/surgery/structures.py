@@ -464,6 +464,20 @@ class Tied(nn.Module):
         return self.head(self.norm(x + self.back(F.gelu(self.mix(x)))))
 
 
+class Relative(nn.Module):
+    """A table of positions with layers of its own, which are run once whatever the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(9, 12))
+        self.i, self.place, self.deep = nn.Linear(8, 20), nn.Linear(12, 16), nn.Linear(16, 20)
+        self.o = nn.Linear(9, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.deep(torch.relu(self.place(self.table)))
+        return self.o((self.i(x) @ places.transpose(0, 1)).softmax(-1).mean(1))
+
+
 def _image(kind: Callable[[], nn.Module]) -> Callable[[], Made]:
     return lambda: (kind(), (torch.randn(IMAGE),))
 
@@ -499,5 +513,6 @@ STRUCTURES: dict[str, Callable[[], Made]] = {
     "heads_in_batch": _numbers(BatchHeads, 9, 8),
     "einsum": _numbers(Einsum, 12, 8),
     "volume": _numbers(Volume, 2, 8, 8, 8),
+    "relative": _numbers(Relative, 9, 8),
     "halves": _numbers(Halves, 6),
 }

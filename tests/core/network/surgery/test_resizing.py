@@ -17,7 +17,7 @@ from core.network.encodings import (
 )
 from core.network.export import export_onnx
 from core.network.network import Network
-from core.network.surgery import Channels, Group, resize
+from core.network.surgery import Channels, Group, analysis, resize
 from tests.core.network.surgery.comparing import answers, distance, run_onnx
 from tests.core.network.surgery.structures import STRUCTURES, network_of
 
@@ -168,6 +168,18 @@ def test_an_operator_without_a_rule_keeps_what_it_touches_and_is_named() -> None
     reasons = {kept.name: kept.reasons for kept in channels.protected}
     assert reasons["first.weight[0]"] == ("no rule for diff",)
     assert list(channels.unknown) == ["diff"]
+
+
+def test_a_rule_that_gives_other_shapes_than_were_traced_is_not_believed(monkeypatch) -> None:
+    honest = analysis.find_rule
+    monkeypatch.setattr(
+        analysis, "find_rule", lambda target: (lambda _: []) if "relu" in str(target) else honest(target)
+    )
+    channels = Channels(network_of((TwoMatrices(), (torch.randn(3, 8),))))
+    assert not channels.groups
+    assert list(channels.unknown) == ["relu"]
+    reasons = {kept.name: kept.reasons for kept in channels.protected}
+    assert "the blocks of relu do not fit" in reasons["first.weight[0]"]
 
 
 def some(groups: tuple[Group, ...]) -> dict[Group, Tensor]:
