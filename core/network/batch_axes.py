@@ -29,7 +29,8 @@ def named_readings(shapes: Sequence[Shape]) -> Iterator[Reading]:
     counts = {name: sum(name in shape for shape in shapes) for name in _names(shapes)}
     ranked = [shape for shape in shapes if shape]
     shared = [name for name, count in counts.items() if count == len(ranked)]
-    called = [name for name in shared if BATCH in name.lower()]
+    # A name that all share and one has first, as the lengths of sequences do, says more than sizes of other names.
+    called = [name for name in shared if BATCH in name.lower() or any(name in shape[:1] for shape in ranked)]
     placed = tuple(
         next((axis for axis in _places(shape) if not isinstance(shape[axis], int)), None) for shape in shapes
     )

@@ -12,6 +12,7 @@ import torch
 from pydantic import JsonValue
 from safetensors.torch import save_file
 from torch import Tensor, fx
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
 from core.errors import ModelpressError
@@ -22,6 +23,7 @@ from core.network.export_compact import compact_onnx
 from core.network.export_graph import EXAMPLE_BATCH, Flavour, example_inputs, expand
 from core.network.export_stored import put_stored
 from core.network.network import Network
+from core.network.recurrent_calls import TRANSLATIONS, WholeRecurrent, restore_calls
 from core.network.silence import silence
 from core.specs.file_sizes import MAX_WEIGHT_BYTES, refuse_result
 
@@ -45,7 +47,7 @@ def export_onnx(network: Network, path: Path, *, probes: tuple[Tensor, ...] | No
             program,
             dynamo=True,
             opset_version=OPSET,
-            custom_translation_table=dict(ONNX_TRANSLATIONS),
+            custom_translation_table={**ONNX_TRANSLATIONS, **TRANSLATIONS},
             input_names=[tensor.name for tensor in network.inputs],
             output_names=[tensor.name for tensor in network.outputs],
             verbose=False,
@@ -93,13 +95,16 @@ def _program(network: Network, flavour: Flavour, written: Written | None = None)
         {axis: Dim.DYNAMIC for axis, size in enumerate(tensor.shape) if isinstance(size, str)}
         for tensor in network.inputs
     )
-    with silence(), torch.no_grad():
-        return torch.export.export(
+    with silence(), torch.no_grad(), _typed_sizes(), WholeRecurrent():
+        program = torch.export.export(
             expand(network, flavour, written),
             example_inputs(network, EXAMPLE_BATCH),
             dynamic_shapes=shapes,
             strict=False,
         )
+    if flavour == "pt2":
+        restore_calls(program.graph)
+    return program
 
 
 def strip_traces(program: ExportedProgram) -> None:
@@ -129,3 +134,14 @@ def _typed_errors() -> Iterator[None]:
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ModelpressError("unsupported_operator", f"An operator cannot be written as ONNX: {reason}") from error
+
+
+@contextmanager
+def _typed_sizes() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        reason = str(error).splitlines()[0]
+        raise ModelpressError(
+            "unsupported_graph", f"The network cannot be written with its free sizes: {reason}"
+        ) from error

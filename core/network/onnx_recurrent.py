@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from core.errors import ModelpressError
 from core.network.onnx_operators.recurrent import GATES
 from core.network.onnx_steps import Array, Step
 
@@ -17,7 +18,23 @@ _LEAVES = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 def split_weights(steps: Sequence[Step], constants: dict[str, Array]) -> list[Step]:
     """The steps with recurrent ones on torch's weights, which are added to `constants`."""
-    return [_split(step, constants) if step.call.operator in GATES else step for step in steps]
+    return [
+        _split(step, constants)
+        if step.call.operator in GATES
+        else replace(step, branches=tuple(_split_branch(branch, constants) for branch in step.branches))
+        for step in steps
+    ]
+
+
+def _split_branch(steps: Sequence[Step], constants: dict[str, Array]) -> tuple[Step, ...]:
+    """The same inside of an If; what cannot be read is refused only where it runs."""
+    made = []
+    for step in steps:
+        try:
+            made.extend(split_weights([step], constants))
+        except ModelpressError as error:
+            made.append(replace(step, refusal=error))
+    return tuple(made)
 
 
 def leaves(operator: str) -> Mapping[int, str]:

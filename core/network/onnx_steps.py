@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
@@ -46,13 +46,15 @@ _MAKERS = frozenset({"ConstantOfShape", "Expand", "Tile", "Pad", "Range"})
 class Step:
     """A node with its attributes decoded. `branches` are the steps of an If, where its condition holds and where not.
 
-    What a branch reads from outside is among the inputs of its If.
+    What a branch reads from outside is among the inputs of its If. `refusal` is why a node cannot be read, where that
+    is known before it is known whether it runs.
     """
 
     node: onnx.NodeProto
     call: Call
     inputs: tuple[str, ...]
     branches: tuple[tuple["Step", ...], ...] = ()
+    refusal: ModelpressError | None = None
 
     @staticmethod
     def of(node: onnx.NodeProto, opset: int) -> "Step":
@@ -69,6 +71,8 @@ class Step:
     def check(self) -> None:
         """Raises `unsupported_operator` where the node is none that is read."""
         operator = self.call.operator
+        if self.refusal is not None:
+            raise self.refusal
         if self.node.domain not in DEFAULT_DOMAINS:
             self.call.refuse(f"it is of the foreign domain {self.node.domain}")
         if operator in INTEGER_OPERATORS:
@@ -87,10 +91,13 @@ class Step:
             raise ModelpressError("unsupported_graph", sentence, node=self.call.name) from error
 
 
-def fold_constants(steps: Sequence[Step], constants: dict[str, Array]) -> list[Step]:
+def fold_constants(
+    steps: Sequence[Step], constants: dict[str, Array], kept: frozenset[str] = frozenset()
+) -> list[Step]:
     """Compute what depends on constants only into `constants`, and give the steps that are left.
 
-    A transposed matrix stays: it may be the weight of a layer, under the name that the file gives it.
+    A transposed matrix stays: it may be the weight of a layer, under the name that the file gives it. What makes one of
+    the names `kept` stays too.
     """
     left = []
     waiting = deque(steps)
@@ -98,8 +105,9 @@ def fold_constants(steps: Sequence[Step], constants: dict[str, Array]) -> list[S
         step = waiting.popleft()
         step.check()
         known = all(name in constants for name in step.inputs[: 1 if step.branches else None] if name)
+        known = known and kept.isdisjoint(step.node.output)
         transposed = step.call.operator == "Transpose" and known and _may_be_weight(constants[step.inputs[0]])
-        if step.call.operator == "Constant":
+        if step.call.operator == "Constant" and known:
             constants[step.node.output[0]] = constant_of(step.call)
         elif known and step.branches:
             waiting.extendleft(reversed(step.branches[0 if constants[step.inputs[0]].any() else 1]))
@@ -109,8 +117,21 @@ def fold_constants(steps: Sequence[Step], constants: dict[str, Array]) -> list[S
             results = fold(step, [constants[name] if name else None for name in step.inputs])
             constants.update(zip(step.node.output, results, strict=False))
         else:
-            left.append(step)
+            left.append(_fold_branches(step, constants) if step.branches else step)
     return left
+
+
+def _fold_branches(step: Step, constants: dict[str, Array]) -> Step:
+    """An If with the constants of its branches computed; what only one of them makes of its results stays in it."""
+    kept = frozenset(step.node.output)
+    branches = []
+    for branch in step.branches:
+        try:
+            branches.append(tuple(fold_constants(branch, constants, kept)))
+        except ModelpressError:
+            # It says so itself where it is the branch that runs.
+            branches.append(branch)
+    return replace(step, branches=tuple(branches))
 
 
 def _may_be_weight(constant: Array) -> bool:

@@ -17,6 +17,7 @@ from core.network.onnx_names import name_weights
 from core.network.onnx_operators.elementwise import DTYPES
 from core.network.onnx_recurrent import split_weights
 from core.network.onnx_steps import DEFAULT_DOMAINS, RUN_ERRORS, first_line, fold_constants, to_arrays
+from core.network.recurrent_calls import WholeRecurrent, restore_calls
 from core.network.sampling import example_of
 from core.network.strip import own_metadata
 
@@ -72,7 +73,7 @@ def _load(model: onnx.ModelProto) -> tuple[OnnxModule, tuple[TensorDescription, 
     stored = to_arrays(graph.initializer)
     constants = dict(stored)
     steps = split_weights(fold_constants(read_steps(graph, opset, constants), constants), constants)
-    used = {name for step in steps for name in step.inputs} | {output.name for output in graph.output}
+    used = {name for node in all_nodes(steps) for name in node.input} | {output.name for output in graph.output}
     needed = {name: array for name, array in constants.items() if name in used}
     names = name_weights(all_nodes(steps), needed, stored)
     inputs = tuple(_describe(value) for value in graph.input if value.name not in stored)
@@ -107,10 +108,13 @@ def _trace(
         {index: Dim.AUTO for index, size in enumerate(value.shape) if isinstance(size, str)} for value in inputs
     )
     try:
-        program = torch.export.export(module, example, dynamic_shapes=(free,))
+        with WholeRecurrent():
+            program = torch.export.export(module, example, dynamic_shapes=(free,))
     except RUN_ERRORS as error:
         raise ModelpressError("unsupported_graph", f"The graph cannot be traced: {first_line(error)}") from error
-    return flatten_exported(program, prefix="weights.")
+    graph = flatten_exported(program, prefix="weights.")
+    restore_calls(graph.graph)
+    return graph
 
 
 def _describe(value: onnx.ValueInfoProto) -> TensorDescription:
