@@ -10,7 +10,7 @@ from typing import Literal, final
 
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from core.compression.context import Emit, StepCheckpoint
@@ -18,6 +18,7 @@ from core.compression.material import Material
 from core.compression.method import Report
 from core.errors import ModelpressError
 from core.messages import ArtifactFile, CheckpointMessage, Resume, StagedFile
+from core.network.checkpoint import save_tensors
 
 FOLDER = "checkpoints"
 _STEPS, _STATE, _TENSORS = "steps.json", "state.json", "state.safetensors"
@@ -92,7 +93,7 @@ class CheckpointWriter:
     def keep_state(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, JsonValue]) -> None:
         """Write the state of a step that goes on."""
         folder = self._begin()
-        save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, folder / _TENSORS)
+        save_tensors(tensors, folder / _TENSORS)
         (folder / _STATE).write_text(json.dumps(dict(facts)), encoding="utf-8")
         self._announce(folder, step, finished=False)
 

@@ -1,7 +1,7 @@
 """A network as two files: its graph as JSON, its numbers as safetensors; reading them can run nothing that they say."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, cast
 
@@ -76,8 +76,7 @@ def write_network(network: Network, description: Path, tensors: Path) -> None:
     numbers = {place.tensor: find(network.graph, place.path) for place in places if place.encoded is None}
     for path, encoding in network.encodings.items():
         numbers.update({f"encoding/{path}/{name}": value for name, value in encoding.stored().items()})
-    # A copy of each: safetensors takes no two tensors that lie in one memory.
-    save_file({name: value.detach().contiguous().clone() for name, value in numbers.items()}, tensors)
+    save_tensors(numbers, tensors)
     description.write_text(json.dumps(described.model_dump(mode="json")), encoding="utf-8")
 
 
@@ -88,6 +87,20 @@ def read_network(description: Path, tensors: Path) -> Network:
     except _ERRORS as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelpressError("corrupt_file", f"The checkpoint cannot be read: {line[:300]}") from error
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors, which takes no two that lie in one memory: only such ones are copied."""
+    taken: set[int] = set()
+    written = {}
+    for name, value in tensors.items():
+        plain = value.detach().contiguous()
+        storage = plain.untyped_storage()
+        if storage.data_ptr() in taken or storage.nbytes() != plain.nbytes:
+            plain = plain.clone()
+        taken.add(plain.untyped_storage().data_ptr())
+        written[name] = plain
+    save_file(written, path)
 
 
 def _places(network: Network) -> Iterator[_Place]:

@@ -167,7 +167,15 @@ def job(state: JobState = JobState.SUCCEEDED, **changes: Any) -> Job:
         "started_at": None if state is JobState.QUEUED else MOMENT,
         "finished_at": MOMENT + timedelta(seconds=27) if ended else None,
         "queue_position": 2 if state is JobState.QUEUED else None,
-        "progress": Progress(step=1, method="quantize.linear", fraction=0.42, eta_seconds=9, message="calibrating")
+        "progress": Progress(
+            step=1,
+            method="quantize.linear",
+            fraction=0.42,
+            eta_seconds=9,
+            step_fraction=0.6,
+            step_eta_seconds=4,
+            message="calibrating",
+        )
         if state is JobState.RUNNING
         else None,
         "error": Failure(

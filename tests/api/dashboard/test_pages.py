@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 import yaml
@@ -439,6 +440,16 @@ class TestWriting:
         assert send(page, f"/keys/{identifier}/revoke").status_code == 303
         assert client.get("/v1/jobs", headers=key).status_code == 401
         assert send(page, "/keys", name="", scope=["read"]).status_code == 422
+
+    def test_a_running_job_says_what_is_left_of_its_step_and_of_itself(self, page: TestClient, world: World) -> None:
+        said = {"fraction": 0.42, "eta_seconds": 90, "step_fraction": 0.6, "step_eta_seconds": 40}
+        with transaction() as session:
+            row = session.get_one(JobRow, world.ids["job"])
+            row.state, row.lease_owner, row.lease_expires_at = JobState.RUNNING, "worker", datetime.now(UTC)
+            row.progress = {"step": 0, "method": "quantize.linear", "message": "What fc1 costs alone", **said}
+        text = page.get(f"/jobs/{world.ids['job']}").text
+        assert "60 % of this step, about 40 s more" in text
+        assert "42 %" in text
 
     def test_a_failed_job_says_where_and_what_to_do(self, page: TestClient, world: World) -> None:
         with transaction() as session:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from core.errors import ModelpressError
-from core.network.checkpoint import read_network, write_network
+from core.network.checkpoint import read_network, save_tensors, write_network
 from core.network.encodings import ActivationGrid, AffineInteger
-from core.network.encodings.affine_integer import symmetric_grid
+from core.network.encodings import symmetric_grid
 from core.network.export_graph import example_inputs
 from core.network.fold import fold_batch_norm
 from core.network.inspect import read
@@ -139,6 +140,14 @@ def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
         network = round_trip(network, folder)
         written.append([path.read_bytes() for path in sorted(folder.iterdir())])
     assert written[0] == written[1]
+
+
+def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
+    whole = torch.arange(12.0).reshape(3, 4)
+    given = {"whole": whole, "again": whole, "row": whole[1], "turned": whole.t(), "none": torch.zeros(0)}
+    save_tensors({**given, "nothing": torch.zeros(0)}, tmp_path / "tensors")
+    found = load_file(tmp_path / "tensors")
+    assert all(torch.equal(found[name], value) for name, value in given.items())
 
 
 @pytest.fixture(scope="module")
