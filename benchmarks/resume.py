@@ -2,9 +2,9 @@
 
     python -m benchmarks.resume --kills 5
 
-A worker, its runner and all they started are ended by SIGKILL at a moment drawn from the time that an undisturbed run
-takes; the other worker goes on. Every file that holds no measured number is compared with the undisturbed run's. Each
-run is of a tenant of its own, so that none can take the beginning of another.
+A worker, its runner and all they started are ended by SIGKILL when the job has come as far as was drawn, anywhere from
+its preparation to its export; the other worker goes on. Every file that holds no measured number is compared with the
+undisturbed run's. Each run is of a tenant of its own, so that none can take the beginning of another.
 """
 
 import argparse
@@ -47,6 +47,8 @@ RECIPE = {
 # What holds no measured number.
 SAME = ("model.onnx", "model.pt2", "model.safetensors", "plan.json", "recipe.json")
 CHECKPOINT_SECONDS = 1.0
+# Of the whole job, by its own progress: the steps are from 0.1 to 0.55, export until 0.65.
+FRACTIONS = (0.02, 0.62)
 JOB_SECONDS = 900
 
 
@@ -97,7 +99,7 @@ def in_world(folder: Path, server: str, broker: str, kills: int, seed: int) -> b
         moments = random.Random(seed)
         same = 0
         for number in range(kills):
-            moment = moments.uniform(0.05, 0.95) * straight.seconds
+            moment = moments.uniform(*FRACTIONS)
             ended = run(world, moment)
             differing = [kind for kind in SAME if ended.digests[kind] != straight.digests[kind]]
             equal = not differing
@@ -106,7 +108,7 @@ def in_world(folder: Path, server: str, broker: str, kills: int, seed: int) -> b
                 (line for line in ended.log if line.startswith(("Going on", "Starting over"))), "from the start"
             )
             print(
-                f"kill {number + 1} after {moment:5.1f} s: attempts {ended.attempts}, {ended.seconds:5.1f} s, "
+                f"kill {number + 1} at {moment:.0%} of the job: attempts {ended.attempts}, {ended.seconds:5.1f} s, "
                 f"{'equal' if equal else 'DIFFERENT: ' + ', '.join(differing)}; {told_so}",
                 flush=True,
             )
@@ -119,16 +121,15 @@ def in_world(folder: Path, server: str, broker: str, kills: int, seed: int) -> b
     return same == kills
 
 
-def run(world: World, kill_after: float | None) -> Ended:
-    """One job of a fresh tenant, killed once where a time is given."""
+def run(world: World, kill_at: float | None) -> Ended:
+    """One job of a fresh tenant, killed once where a fraction of its progress is given."""
     tenant = make_tenant()
     job = submit(world, tenant)
     world.until(lambda: row_of(job).state == JobState.RUNNING, 60, "the job runs")
     began = time.monotonic()
-    if kill_after is not None:
-        time.sleep(kill_after)
-        if not world.ended(job):
-            kill_tree(world, job)
+    if kill_at is not None:
+        world.until(lambda: has_come(job, kill_at), JOB_SECONDS, "the job has come so far")
+        kill_tree(world, job)
     world.until(lambda: world.ended(job), JOB_SECONDS, "the job ends")
     seconds = time.monotonic() - began
     with transaction() as session:
@@ -142,6 +143,13 @@ def run(world: World, kill_after: float | None) -> Ended:
             row.attempt,
             tuple(str(event.payload["text"]) for event in logs),
         )
+
+
+def has_come(job: str, fraction: float) -> bool:
+    """Whether the job has come so far; an error where it has ended unseen."""
+    row = row_of(job)
+    assert row.state == JobState.RUNNING, row.error
+    return row.progress is not None and row.progress["fraction"] >= fraction
 
 
 def kill_tree(world: World, job: str) -> None:
