@@ -32,8 +32,8 @@ from core.network.encodings import (
     restore,
     symmetric_grid,
 )
-from core.network.encodings.affine_integer import Grid
 from core.network.encodings.blocks import largest_group
+from core.network.encodings.grids import Grid
 from core.network.export import export_onnx, export_pt2
 from core.network.network import Network
 

@@ -111,8 +111,7 @@ def _suit_exporter(module: fx.GraphModule, node: fx.Node, network: Network, rank
 def _is_float_between_grids(node: fx.Node, network: Network) -> bool:
     layer = network.graph.get_submodule(str(node.target))
     weight = network.encodings.get(f"{node.target}.weight")
-    on_integers = isinstance(weight, AffineInteger) and weight.has_kernel
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or on_integers:
+    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or (weight is not None and weight.has_kernel):
         return False
     original = next(found for found in network.graph.graph.nodes if found.name == node.name)
     source = original.all_input_nodes[0]

@@ -9,7 +9,7 @@ from core.compression.quantize.placement import Placement, place
 from core.compression.quantize.ranges import Range
 from core.compression.quantize.scales import scale_axis
 from core.network.encodings import ActivationGrid, AffineInteger, Grid, symmetric_grid
-from core.network.encodings.affine_integer import scales_of
+from core.network.encodings.grids import scales_of
 from core.network.export_graph import input_ranks
 from core.network.network import Network
 from core.network.share import copy_graph

@@ -1,12 +1,13 @@
 """How weights are stored: what methods leave behind and exporters ask."""
 
 from core.network.encodings.activation import ActivationGrid
-from core.network.encodings.affine_integer import AffineInteger, Grid, packed_grid, symmetric_grid
+from core.network.encodings.affine_integer import AffineInteger
 from core.network.encodings.codebook import Codebook
 from core.network.encodings.dense import Dense
 from core.network.encodings.elementwise import Elementwise
 from core.network.encodings.emission import Emission, Written
 from core.network.encodings.encoding import Encoding
+from core.network.encodings.grids import Grid, packed_grid, symmetric_grid
 from core.network.encodings.levels import Levels
 from core.network.encodings.low_rank import LowRank
 from core.network.encodings.masked import Masked

@@ -1,17 +1,17 @@
 """The affine integer encoding: value = scale · (integer − zero point) (Jacob et al. 2018, arXiv 1712.05877, eq. 1)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from pydantic import JsonValue
 from torch import Tensor, fx, nn
 
-from core.network.encodings import operators
 from core.network.encodings.blocks import SMALLEST_SCALE, Blocks
 from core.network.encodings.elementwise import Elementwise
 from core.network.encodings.emission import Emission
+from core.network.encodings.grids import Grid, scales_of, symmetric_grid  # noqa: F401  read from here by others
+from core.network.encodings.integer_kernels import emit_integers, zero_points
 from core.network.encodings.onnx_writer import OnnxWriter
 from core.network.encodings.packing import Packed
 from core.network.encodings.straight_through import round_through
@@ -22,49 +22,6 @@ from core.specs.composition import EncodingKind
 _STORAGE = {torch.int8: "int8", torch.uint8: "uint8", torch.int32: "int32"}
 _TERNARY = 2
 BYTE = 8
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Which integers may be used and how they are stored: `low` … `high` around `zero_point`.
-
-    With `packed` only the bits that they need are stored. `group` weights in a row have their own scale, if not None.
-    """
-
-    low: int
-    high: int
-    zero_point: int
-    storage: torch.dtype
-    packed: bool = False
-    group: int | None = None
-
-    @property
-    def bits(self) -> int:
-        """Bits that the used integers need."""
-        return (self.high - self.low).bit_length()
-
-
-def symmetric_grid(bits: int, *, unsigned: bool = False) -> Grid:
-    """The symmetric grid of `bits` (2 … 8) in int8, or shifted by 128 in uint8."""
-    top = 2 ** (bits - 1) - 1
-    if unsigned:
-        return Grid(128 - top, 128 + top, 128, torch.uint8)
-    return Grid(-top, top, 0, torch.int8)
-
-
-def packed_grid(bits: int, *, asymmetric: bool = False, group: int | None = None) -> Grid:
-    """The grid of `bits` (2 … 8) that takes no more: −top … top, or 0 … 2^bits − 1 around zero points of each block."""
-    if asymmetric:
-        return Grid(0, 2**bits - 1, 0, torch.uint8, packed=True, group=group)
-    top = 2 ** (bits - 1) - 1
-    return Grid(-top, top, 0, torch.int8, packed=True, group=group)
-
-
-def scales_of(weight: Tensor, grid: Grid, axis: int | None) -> Tensor:
-    """Scales by largest magnitude: shape (channels,) along `axis`, () for the whole tensor, (channels, groups)."""
-    blocks = Blocks(tuple(weight.shape), axis, grid.group)
-    magnitude = blocks.shaped(blocks.flat(weight.detach().abs()).amax(1))
-    return (magnitude / (grid.high - grid.zero_point)).clamp_min(SMALLEST_SCALE)
 
 
 @final
@@ -252,29 +209,39 @@ class AffineInteger(Elementwise):
         """
         if not (self.has_kernel and emission.fused):
             return super().emit_onnx(emission)
-        axis = 1 - self.axis if emission.transposed and self.axis is not None else self.axis
-        zeros = None if self.grid.storage is torch.int32 else torch.full_like(self.scale, self.grid.zero_point)
         if self.bits is not None:
             integers = emission.stored(self, self._write_integers, self.grid.storage)
         else:
             integers = emission.buffer("", self.integers.t() if emission.transposed else self.integers)
-        return emission.call(
-            operators.DEQUANTIZE,
-            integers,
-            emission.buffer("scale", self.scale),
-            # onnxruntime fuses QGemm only when the weight's zero point is written; of an int32 bias none may be.
-            None if zeros is None else emission.buffer("zero", zeros.to(self.grid.storage)),
-            axis or 0,
-        )
+        return self.emit_kernel(emission, integers)
+
+    def emit_kernel(self, emission: Emission, integers: fx.Node) -> fx.Node:
+        """What stands before a layer that is run on `integers`, which are those of this weight or a part of them."""
+        zeros = zero_points(self.scale, self.grid.zero_point, self.grid.storage)
+        return emit_integers(emission, integers, self.scale, zero_point=zeros, axis=self.axis)
 
     def _write_integers(self, writer: OnnxWriter) -> str:
         levels = writer.byte_levels(self.grid.low, 2**self.grid.bits)
         return writer.look_up(Packed.of(self.codes, self.grid.bits), "", self.role, levels, self.shape)
 
+    def write_distances(self, writer: OnnxWriter, codes: Tensor) -> str:
+        """Of some codes the integers, counted from the zero point: int32."""
+        low = self.grid.low - self.grid.zero_point
+        if self.bits is not None:
+            levels = writer.levels(low, 2**self.grid.bits, integer=True)
+            return writer.look_up(Packed.of(codes, self.bits), "", self.role, levels, codes.shape)
+        integers = writer.integers(writer.constant("", self.role, codes))
+        return writer.subtract(integers, writer.levels(self.grid.zero_point, 1, integer=True))
+
+    def write_storage(self, writer: OnnxWriter, distances: str) -> str:
+        """The opposite: integers as they are stored."""
+        integers = writer.add(distances, writer.levels(self.grid.zero_point, 1, integer=True))
+        return writer.small(integers, self.grid.storage)
+
     def _zeros(self) -> Tensor | None:
-        if self.grid.storage is torch.int32 or self.grid.packed:
+        if self.grid.packed:
             return None
-        return torch.full_like(self.scale, self.grid.zero_point, dtype=self.grid.storage)
+        return zero_points(self.scale, self.grid.zero_point, self.grid.storage)
 
 
 @final

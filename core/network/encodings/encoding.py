@@ -40,6 +40,11 @@ class Encoding(ABC):
     def shape(self) -> tuple[int, ...]:
         """The shape of the parameter."""
 
+    @property
+    def has_kernel(self) -> bool:
+        """Whether onnxruntime can multiply what is stored as it is, where a layer's input is rounded too."""
+        return False
+
     @abstractmethod
     def decode(self) -> Tensor:
         """The dense fp32 tensor, in the shape of the parameter."""

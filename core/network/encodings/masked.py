@@ -6,10 +6,13 @@ from typing import Any, cast, final
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor
+from torch import Tensor, fx
 
+from core.network.encodings.affine_integer import AffineInteger
 from core.network.encodings.elementwise import Elementwise
+from core.network.encodings.emission import Emission
 from core.network.encodings.encoding import Encoding
+from core.network.encodings.onnx_writer import OnnxWriter
 from core.network.encodings.packing import Packed
 from core.network.encodings.positions import Form, Positions
 from core.network.encodings.trainable import TrainableWeight
@@ -98,6 +101,24 @@ class Masked(Encoding):
         values = self.inner.write_codes(writer, self._kept())
         spread = self._positions.spread(writer, values, integer=self.inner.integer_values)
         return self.inner.finish(writer, writer.reshape(spread, self.shape))
+
+    @property
+    def has_kernel(self) -> bool:
+        """Where the kept weights have one: zeros are integers too."""
+        return self.inner.has_kernel
+
+    def emit_onnx(self, emission: Emission) -> fx.Node:
+        """The integers with zeros between them for a kernel, else as any encoding."""
+        inner = self.inner
+        if not (emission.fused and isinstance(inner, AffineInteger) and inner.has_kernel):
+            return super().emit_onnx(emission)
+
+        def write(writer: OnnxWriter) -> str:
+            distances = inner.write_distances(writer, self._kept())
+            spread = self._positions.spread(writer, distances, integer=True)
+            return writer.reshape(inner.write_storage(writer, spread), self.shape)
+
+        return inner.emit_kernel(emission, emission.stored(self, write, inner.grid.storage))
 
 
 def restore_mask(config: Mapping[str, JsonValue], stored: Tensor) -> Tensor:

@@ -132,6 +132,14 @@ class OnnxWriter(Writer[str]):
         """Cast."""
         return self._cast(value, TensorProto.FLOAT)
 
+    def integers(self, value: str) -> str:
+        """Cast to int32."""
+        return self._cast(value, _INT)
+
+    def small(self, value: str, dtype: torch.dtype) -> str:
+        """Cast to int8 or uint8."""
+        return self._cast(value, {torch.int8: TensorProto.INT8, torch.uint8: TensorProto.UINT8}[dtype])
+
     def reshape(self, value: str, shape: Sequence[int]) -> str:
         """Reshape."""
         return self._node("Reshape", value, self._integers(shape))

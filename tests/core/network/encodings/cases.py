@@ -15,8 +15,8 @@ from core.network.encodings import (
     packed_grid,
     symmetric_grid,
 )
-from core.network.encodings.affine_integer import Grid
 from core.network.encodings.elementwise import Elementwise
+from core.network.encodings.grids import Grid
 from core.network.encodings.levels import Levels
 
 Make = Callable[[Tensor], Encoding]

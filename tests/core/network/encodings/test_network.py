@@ -17,12 +17,23 @@ from torch import Tensor, nn
 from core.compression.quantize.assembly import Plan, assemble, placement_of
 from core.measure.costs import count_costs
 from core.measure.size import itemise_bytes
-from core.network.encodings import Codebook, Encoding, Levels, packed_grid, restore
+from core.network.encodings import (
+    Codebook,
+    Dense,
+    Encoding,
+    Grid,
+    Levels,
+    Masked,
+    packed_grid,
+    put_on,
+    restore,
+    symmetric_grid,
+)
 from core.network.export import export_onnx, export_pt2, export_safetensors
 from core.network.export_graph import is_shared
 from core.network.inspect import read
 from core.network.network import Network
-from tests.core.network.encodings.cases import affine, asymmetric, book_of, codebook, low_rank, masked
+from tests.core.network.encodings.cases import affine, asymmetric, book_of, codebook, low_rank, mask_of, masked
 
 MOVES = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Shape", "Concat", "Cast"}
 
@@ -161,6 +172,26 @@ def test_packed_integers_keep_their_integer_kernels(save_pt2, tmp_path: Path) ->
     assert not {"Gather", "Mod"} & set(operators)
     weights = sum(weight_of(network, layer).numel() for layer in layers)
     assert itemise_bytes(path).weights < weights / 2 + 4 + weight_of(network, "up").numel() * 4
+
+
+@pytest.mark.parametrize("grid", [symmetric_grid(7), symmetric_grid(7, unsigned=True), packed_grid(4)])
+def test_masks_over_integers_keep_the_kernels_too(grid: Grid, save_pt2, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = read(save_pt2(Seeing(), torch.randn(2, 3, 8, 8)))
+    layers = frozenset({"stem", "fc2"})
+    ranges = dict.fromkeys(placement_of(network, layers).sources, (0.0, 4.0))
+    quantized = assemble(network, Plan(layers, ranges, grid, {}))
+    for layer in layers:
+        weight = weight_of(quantized, layer)
+        mask = Masked(mask_of(weight, 0.3), Dense(weight))
+        made = put_on(quantized.encodings[f"{layer}.weight"], mask)
+        encode(quantized, {f"{layer}.weight": made})
+    # Compares the file with the network too.
+    export_onnx(quantized, tmp_path / "model.onnx")
+    operators = Counter(node.op_type for node in optimised(tmp_path / "model.onnx").node)
+    assert (operators["QLinearConv"], operators["QGemm"], operators["ScatterElements"]) == (1, 1, 0)
+    wanted = stored_bytes(quantized)
+    assert itemise_bytes(tmp_path / "model.onnx").indices == wanted["indices"]
 
 
 def test_every_format_gives_the_weights_back(seeing: Network, reading: Network, tmp_path: Path) -> None:
