@@ -78,8 +78,15 @@ class OnnxModule(nn.Module):
 
     def run_branch(self, step: Step, condition: Value, values: dict[str, Value]) -> None:
         """Run the branch of an If that its condition chooses."""
-        if not isinstance(condition, np.ndarray) or _is_free(condition):
-            step.call.refuse(f"its condition {step.inputs[0]} depends on the data or on a free size")
+        if not isinstance(condition, np.ndarray):
+            step.call.refuse(
+                f"its condition {step.inputs[0]} depends on the data; where it is always the same, store the "
+                "input that decides it as a constant"
+            )
+        if _is_free(condition):
+            step.call.refuse(
+                f"its condition {step.inputs[0]} depends on a free size; export the network with a fixed one"
+            )
         for inner in step.branches[0 if condition.any() else 1]:
             inner.check()
             self.run(inner, values)

@@ -9,6 +9,8 @@ from core.network.onnx_steps import DEFAULT_DOMAINS
 # Broadcasting as it is now came with opset 7; every operator is read by the rules of its own opset from there on.
 OLDEST_OPSET = 7
 MODERN_OPSET = 20
+# Stands for a free size while a model is converted; no layer has this width, so where it is baked in the graph fails.
+_STAND_IN = 97
 _HINT = f"Export it with `opset_version={MODERN_OPSET}`."
 
 
@@ -36,11 +38,40 @@ def bring_up(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def convert(model: onnx.ModelProto, opset: int) -> onnx.ModelProto | None:
-    """The model in another opset, None where the converter cannot make it; metadata is kept."""
-    try:
-        converted = onnx.version_converter.convert_version(model, opset)
-    except (RuntimeError, ValueError, TypeError, IndexError):
-        return None
+    """The model in another opset, None where the converter cannot make it; metadata and names of sizes are kept."""
+    converted = _convert(model, opset)
+    if converted is None:
+        # It needs numbers where old operators broadcast.
+        numbered = _with_numbers(model)
+        converted = _convert(numbered, opset)
+        if converted is None:
+            return None
+        for made, given in zip(_interface(converted), _interface(model), strict=True):
+            made.type.CopyFrom(given.type)
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     return converted
+
+
+def _convert(model: onnx.ModelProto, opset: int) -> onnx.ModelProto | None:
+    try:
+        return onnx.version_converter.convert_version(model, opset)
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return None
+
+
+def _with_numbers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose free sizes are numbers."""
+    numbered = onnx.ModelProto()
+    numbered.CopyFrom(model)
+    for value in _interface(numbered):
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_value <= 0:
+                size.dim_value = _STAND_IN
+    return numbered
+
+
+def _interface(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The inputs and outputs, stored inputs left out."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in (*model.graph.input, *model.graph.output) if value.name not in stored]

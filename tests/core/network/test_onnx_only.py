@@ -106,3 +106,10 @@ def test_an_old_opset_is_brought_up(write_onnx) -> None:
     model = open_onnx(path)
     assert onnx.checker.check_model(model) is None
     assert inspect(path).opset == 8
+
+
+def test_an_old_opset_with_a_free_batch_is_brought_up(write_onnx) -> None:
+    text = "g (float[n,4] x) => (float[n,4] y) { s = Add<axis = 1, broadcast = 1>(x, bias) y = Relu(s) }"
+    description = inspect(write_onnx(text, opset=6, bias=torch.randn(4)))
+    assert (description.mode, description.batch, description.why) == ("network", "dynamic", None)
+    assert description.inputs[0].shape == description.outputs[0].shape == ("batch", 4)
