@@ -53,6 +53,7 @@ class Papers:
             "versions": dict[str, JsonValue](versions()),
             "model": _digests(self.request.model),
             "dataset": _digests(self.request.dataset),
+            "models": {identifier: _digests(files) for identifier, files in sorted(self.request.models.items())},
             "steps": [
                 {"method": spec.method, **report.plan}
                 for spec, report in zip(self.request.recipe.steps, self.reports, strict=True)

@@ -13,15 +13,17 @@ from sqlalchemy import select
 from core.database.session import transaction
 from core.database.tables import CheckpointRow, JobRow, MetricRow, ModelRow
 from core.resources.model import DatasetCreate, ModelCreate
-from core.services import artifacts, datasets, jobs, models, stream
+from core.services import artifacts, attempts, datasets, jobs, models, stream
 from core.settings import settings
 from core.states import JobState
 from core.storage.blobs import open_blobs
-from tests.chaos.world import make_tenant, make_upload, script, submit
+from tests.chaos.world import _make_model, make_tenant, make_upload, script, submit
 from tests.workers.conftest import toy_processes
 from workers import dispatch, heart, presence
 from workers.inspect import inspect
+from workers.requests import request_for, sources_of
 from workers.run_job import run_job
+from workers.staging import staged
 
 
 @pytest.fixture
@@ -141,6 +143,19 @@ class TestRunJob:
 
     def test_what_a_message_promises_and_nothing_waits(self, tenant: str) -> None:
         run_job("job_unknown")
+
+    def test_the_runner_finds_the_files_of_other_models_by_their_ids(self, tenant: str) -> None:
+        teachers = [_make_model(tenant, text) for text in ("one", "two")]
+        asked = {"recipe": {"steps": [{"method": "distill.logits", "teacher": ["original", *teachers]}]}}
+        submit(tenant, {"done": 1}, asked=asked)
+        with transaction() as session:
+            claim = attempts.claim(session, "worker")
+        assert claim is not None
+        with staged(sources_of(claim), open_blobs(settings().storage_url)) as folder:
+            request = request_for(claim, folder)
+            places = dict(zip(presence.sandbox().inputs(folder), folder.inputs, strict=True))
+            found = {name: [places[file.path].read_text() for file in files] for name, files in request.models.items()}
+        assert found == {teachers[0]: ["one"], teachers[1]: ["two"]}
 
     def test_the_runner_says_why_not(self, tenant: str) -> None:
         said = {"kind": "error", "code": "unsupported_layer", "detail": "fc is odd", "layer": "fc"}
