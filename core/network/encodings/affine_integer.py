@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from core.network.encodings.blocks import SMALLEST_SCALE, Blocks
 from core.network.encodings.elementwise import Elementwise
 from core.network.encodings.emission import Emission
-from core.network.encodings.grids import Grid, scales_of, symmetric_grid  # noqa: F401  read from here by others
+from core.network.encodings.grids import Grid, scales_of
 from core.network.encodings.integer_kernels import emit_integers, zero_points
 from core.network.encodings.onnx_writer import OnnxWriter
 from core.network.encodings.packing import Packed
