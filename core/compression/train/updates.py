@@ -86,8 +86,10 @@ class Learner:
             return
         own = [parameter.detach().clone() for parameter in self.parameters]
         _copy(self.mean, self.parameters)
-        yield
-        _copy(own, self.parameters)
+        try:
+            yield
+        finally:
+            _copy(own, self.parameters)
 
 
 def _copy(values: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:

@@ -16,6 +16,8 @@ from core.errors import ModelpressError
 from core.network.encodings import ActivationGrid, AffineInteger, symmetric_grid
 from core.network.export import export_onnx
 from core.network.export_check import noise_inputs
+from core.network.fold import fold_batch_norm
+from core.network.inspect import read
 from core.specs.quantize import LinearQuantization
 from core.specs.train import Training
 
@@ -117,3 +119,26 @@ def test_tied_weights_stay_tied(small, shapes, context):
     found = train(tied, TaskObjective("classification"), shapes, SETTINGS, context(shapes)).network
     assert found.graph.norm.bias is found.graph.conv.bias
     assert not torch.equal(found.graph.conv.bias, small.graph.conv.bias)
+
+
+def test_a_tied_weight_on_a_grid_is_learnt_once(attention_file):
+    network = fold_batch_norm(read(attention_file))
+    weight = network.graph.get_parameter("head.weight")
+    tied = {name for name, each in network.graph.named_parameters(remove_duplicate=False) if each is weight}
+    assert len(tied) == 2
+    encoding = AffineInteger.of(weight.detach(), grid=symmetric_grid(8), axis=0)
+    weight.data = encoding.decode()
+    network.encodings.update(dict.fromkeys(tied, encoding))
+    mounted = TrainableNetwork(network)
+    assert len(mounted.weights) == 1
+    ids = torch.arange(18).reshape(2, 9) % 11
+    assert torch.equal(mounted(ids).outputs[0], network.graph(ids))
+    mounted(ids).outputs[0].square().mean().backward()
+    with torch.no_grad():
+        for parameter in mounted.weights.parameters():
+            parameter.sub_(0.1 * parameter.grad)
+        found = mounted.unmount()
+        assert torch.equal(found.graph(ids), mounted(ids).outputs[0])
+    parameters = dict(found.graph.named_parameters(remove_duplicate=False))
+    assert len({id(parameters[name]) for name in tied}) == len({id(found.encodings[name]) for name in tied}) == 1
+    assert not torch.equal(parameters["head.weight"], weight)
