@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.compression.distill import softened
+from core.compression.distill.logits import CLASS_TASKS, Undo
 from core.compression.distill.teachers import Teachers
 from core.compression.train.losses import LOSSES, TaskObjective
 from core.compression.train.objective import Answers, Objective, TrainingBatch
@@ -15,9 +16,6 @@ from core.data.tokens import IGNORED
 from core.description import Task
 
 AnswerKind = Literal["hinton", "dkd", "dist"]
-
-# Tasks whose last axis holds the logits of classes that exclude each other.
-CLASS_TASKS: frozenset[Task] = frozenset({"classification", "token_classification", "language_modelling"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +63,18 @@ def _compare_values(found: Tensor, said: Sequence[Tensor], _labels: Tensor | Non
 class AnswerLoss:
     """label_weight · loss on labels + teacher_weight · distance to the teachers' answers."""
 
-    def __init__(self, comparison: Comparison, task: Task, weights: tuple[float, float], smoothing: float) -> None:
-        """`weights` are those of the labels and of the teachers; `smoothing` is of the labels."""
+    def __init__(
+        self, comparison: Comparison, task: Task, weights: tuple[float, float], *, smoothing: float, undo: Undo
+    ) -> None:
+        """`weights` are those of labels and teachers, `smoothing` is of the labels; `undo` brings answers to logits."""
+        self._undo = undo
         self._compare = comparison.for_task(task)
         self._label_weight, self._teacher_weight = weights
         self._labels = TaskObjective(task, smoothing=smoothing) if task in LOSSES and weights[0] else None
 
     def measure(self, answers: Answers, batch: TrainingBatch, said: Sequence[Tensor]) -> Tensor:
-        """The loss of a batch; `said` are the teachers' answers. Without labels, the second part alone."""
+        """The loss of a batch; `said` are the teachers' logits. Without labels, the second part alone."""
+        answers = Answers((self._undo(answers.outputs[0]), *answers.outputs[1:]), answers.watched)
         loss = self._teacher_weight * self._compare(answers.outputs[0], said, batch.labels)
         if self._labels is not None and batch.labels is not None:
             loss = loss + self._label_weight * self._labels(answers, batch)

@@ -9,12 +9,11 @@ from core.compression.context import Context
 from core.compression.distill.answers import AnswerKind, AnswerLoss, AnswerObjective, Comparison
 from core.compression.distill.features import FeatureKind, FeatureObjective, watched_of
 from core.compression.distill.learning import Lesson
+from core.compression.distill.logits import logits_of
 from core.compression.distill.pairing import Pairing, pair_by_depth, pair_by_name
 from core.compression.distill.student import choose_student, teachers_of
 from core.compression.distill.teachers import Teachers
 from core.compression.method import Method, Report
-from core.data.dataset import Dataset
-from core.description import SplitName
 from core.network.network import Network
 from core.specs.distill import FeatureDistillation, LogitDistillation
 
@@ -33,14 +32,15 @@ class LogitMethod(Method[LogitDistillation]):
         """Train the student on what the teachers answer."""
         dataset = context.needed_dataset()
         student = choose_student(spec, network, context)
-        teachers = Teachers(teachers_of(spec, network, context), counts=counts_of(dataset), log=context.log)
+        teachers = Teachers(teachers_of(spec, network, context), dataset=dataset, log=context.log)
         usual = ANSWER_WEIGHTS[spec.loss]
         weights = (
             usual[0] if spec.label_weight is None else spec.label_weight,
             usual[1] if spec.teacher_weight is None else spec.teacher_weight,
         )
         comparison = Comparison(spec.loss, spec.temperature, spec.beta)
-        loss = AnswerLoss(comparison, dataset.task, weights, spec.label_smoothing)
+        undo = logits_of(student, dataset.task)
+        loss = AnswerLoss(comparison, dataset.task, weights, smoothing=spec.label_smoothing, undo=undo)
         return Lesson(student, network, AnswerObjective(teachers, loss), spec, context).learn()
 
 
@@ -58,20 +58,16 @@ class FeatureMethod(Method[FeatureDistillation]):
         else:
             pairings = pair_by_depth(student, teacher, flat=spec.loss != "attention")
         context.log(f"Compared are {_tell(pairings)}.")
-        teachers = Teachers((teacher,), watched_of(pairings), counts=counts_of(dataset), log=context.log)
+        teachers = Teachers((teacher,), watched_of(pairings), dataset=dataset, log=context.log)
         outer = (spec.label_weight, spec.answer_weight)
-        answers = AnswerLoss(Comparison(), dataset.task, outer, spec.label_smoothing)
+        undo = logits_of(student, dataset.task)
+        answers = AnswerLoss(Comparison(), dataset.task, outer, smoothing=spec.label_smoothing, undo=undo)
         weight = FEATURE_WEIGHTS[spec.loss] if spec.feature_weight is None else spec.feature_weight
         with torch.random.fork_rng(devices=()):
             # Adapters begin with drawn weights.
             torch.manual_seed(context.seed)
             objective = FeatureObjective(teachers, pairings, spec.loss, weight=weight, answers=answers)
         return Lesson(student, network, objective, spec, context).learn()
-
-
-def counts_of(dataset: Dataset) -> dict[SplitName, int]:
-    """The samples of each split."""
-    return {split: dataset.count(split) for split in dataset.splits}
 
 
 def _tell(pairings: tuple[Pairing, ...]) -> str:

@@ -1,15 +1,17 @@
 """Those who are learned from: networks that are asked for their answers, which are remembered where memory allows."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
 import torch
 from torch import Tensor
 
+from core.compression.distill.logits import logits_of
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.objective import Answers, TrainingBatch
+from core.data.dataset import Dataset
 from core.description import SplitName
 from core.network.network import Network
 
@@ -26,19 +28,20 @@ class Teachers:
         networks: Sequence[Network],
         watched: tuple[str, ...] = (),
         *,
-        counts: Mapping[SplitName, int],
+        dataset: Dataset,
         log: Callable[[str], None] = lambda _: None,
         remembered_bytes: int = REMEMBERED_BYTES,
     ) -> None:
-        """`watched` names nodes of every network; `counts` has the samples of each split. `log` hears what is kept."""
+        """`watched` names nodes of every network, `dataset` is what they are asked about; `log` hears what is kept."""
         self._mounted = [TrainableNetwork(network, watched).requires_grad_(requires_grad=False) for network in networks]
-        self._counts = counts
+        self._undo = [logits_of(network, dataset.task) for network in networks]
+        self._count = dataset.count
         self._log = log
         self._bytes = remembered_bytes
         self._memories: dict[SplitName, _Memory | None] = {}
 
     def ask(self, batch: TrainingBatch) -> list[Answers]:
-        """The first output and the watched values of each teacher, without gradients."""
+        """The logits of the first output, and the watched values, of each teacher, without gradients."""
         if batch.augmented:
             # Never the same inputs twice.
             return self._compute(batch)
@@ -54,16 +57,16 @@ class Teachers:
 
     def _compute(self, batch: TrainingBatch) -> list[Answers]:
         found = []
-        for mounted in self._mounted:
+        for mounted, undo in zip(self._mounted, self._undo, strict=True):
             mounted.to(batch.inputs[0].device)
             with torch.no_grad():
                 answers = mounted(*batch.inputs)
-            found.append(Answers(answers.outputs[:1], answers.watched))
+            found.append(Answers((undo(answers.outputs[0]),), answers.watched))
         return found
 
     def _open_memory(self, batch: TrainingBatch, answers: list[Answers]) -> "_Memory | None":
         """Room for all answers of a split; None where they are too many."""
-        count, samples = self._counts.get(batch.split, 0), len(batch.rows)
+        count, samples = self._count(batch.split), len(batch.rows)
         size = sum(_bytes(value) for answer in answers for value in _values(answer)) // max(samples, 1) * count
         if size > self._bytes or not count:
             self._log(

@@ -2,22 +2,37 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from core.compression.distill import softened
 from core.compression.distill.answers import AnswerLoss, AnswerObjective, Comparison
 from core.compression.distill.features import FeatureObjective, watched_of
+from core.compression.distill.logits import logits_of
 from core.compression.distill.pairing import Pairing, find_cuts, pair_by_depth, pair_by_name
 from core.compression.distill.teachers import Teachers
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.objective import Answers, TrainingBatch
+from core.data.dataset import Dataset
+from core.data.splits import Split
+from core.data.wiring import Samples
 from core.errors import ModelpressError
 from core.network.fold import fold_batch_norm
 from core.network.inspect import read
 from core.network.network import Network
-from tests.core.compression.conftest import SHAPE
+from tests.core.compression.conftest import SHAPE, save
+
+
+def six_samples() -> Dataset:
+    samples = Samples({}, None)
+    split = Split(samples, np.arange(6))
+    return Dataset("classification", (), 4, {"train": split, "validation": split}, {})
+
+
+SIX = six_samples()
 
 
 def batch(*, labelled: bool = True, rows: int = 6, **changes: object) -> TrainingBatch:
@@ -46,7 +61,7 @@ def attention(attention_file) -> Network:
 class TestTeachers:
     def test_answers_are_remembered_by_row(self, residual):
         said: list[str] = []
-        teachers = Teachers([residual], counts={"train": 6}, log=said.append)
+        teachers = Teachers([residual], dataset=SIX, log=said.append)
         runs = counted(teachers)
         first = teachers.ask(batch())[0].outputs[0]
         again = teachers.ask(batch())[0].outputs[0]
@@ -58,14 +73,14 @@ class TestTeachers:
         assert "remembered" in said[0]
 
     def test_changed_inputs_are_answered_anew(self, residual):
-        teachers = Teachers([residual], counts={"train": 6})
+        teachers = Teachers([residual], dataset=SIX)
         runs = counted(teachers)
         for _ in range(2):
             teachers.ask(batch(augmented=True))
         assert runs == [2]
 
     def test_splits_are_told_apart(self, residual):
-        teachers = Teachers([residual], counts={"train": 6, "validation": 6})
+        teachers = Teachers([residual], dataset=SIX)
         runs = counted(teachers)
         other = replace(batch(split="validation"), inputs=(torch.zeros(6, *SHAPE),))
         one, two = teachers.ask(batch())[0].outputs[0], teachers.ask(other)[0].outputs[0]
@@ -75,7 +90,7 @@ class TestTeachers:
 
     def test_what_takes_too_much_memory_is_computed_anew(self, residual):
         said: list[str] = []
-        teachers = Teachers([residual], counts={"train": 6}, log=said.append, remembered_bytes=6 * 4 * 4 - 1)
+        teachers = Teachers([residual], dataset=SIX, log=said.append, remembered_bytes=6 * 4 * 4 - 1)
         runs = counted(teachers)
         for _ in range(2):
             teachers.ask(batch())
@@ -85,15 +100,16 @@ class TestTeachers:
 
     def test_inner_values_are_remembered_too(self, residual):
         cut = find_cuts(residual)[0].node
-        teachers = Teachers([residual], (cut,), counts={"train": 6})
+        teachers = Teachers([residual], (cut,), dataset=SIX)
         first, again = (teachers.ask(batch())[0].watched[cut] for _ in range(2))
         assert torch.equal(first, again)
 
 
 class TestAnswers:
     def objective(self, network: Network, comparison: Comparison, weights: tuple[float, float]) -> AnswerObjective:
-        teachers = Teachers([network], counts={})
-        return AnswerObjective(teachers, AnswerLoss(comparison, "classification", weights, 0.0))
+        undo = logits_of(network, "classification")
+        loss = AnswerLoss(comparison, "classification", weights, smoothing=0.0, undo=undo)
+        return AnswerObjective(Teachers([network], dataset=SIX), loss)
 
     def test_is_the_weighted_sum(self, residual):
         given = batch()
@@ -164,8 +180,9 @@ class TestPairing:
 
 class TestFeatures:
     def objective(self, network: Network, kind: str, pairings: tuple[Pairing, ...]) -> FeatureObjective:
-        teachers = Teachers([network], watched_of(pairings), counts={})
-        answers = AnswerLoss(Comparison(), "classification", (0.0, 0.0), 0.0)
+        teachers = Teachers([network], watched_of(pairings), dataset=SIX)
+        undo = logits_of(network, "classification")
+        answers = AnswerLoss(Comparison(), "classification", (0.0, 0.0), smoothing=0.0, undo=undo)
         return FeatureObjective(teachers, pairings, kind, weight=1.0, answers=answers)
 
     @pytest.mark.parametrize("kind", ["hint", "attention", "relational"])
@@ -188,3 +205,29 @@ class TestFeatures:
         pairings = pair_by_name(residual, residual, ("one.conv1=fc1",))
         with pytest.raises(ModelpressError, match=r"8×12×12.*24"):
             self.objective(residual, "hint", pairings)
+
+
+class Softmaxed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(self.fc(x), 1)
+
+
+class TestLogits:
+    def test_probabilities_are_compared_as_the_logits_they_were_made_of(self, tmp_path):
+        torch.manual_seed(0)
+        module = Softmaxed()
+        network = read(save(module, torch.randn(2, 6), tmp_path / "softmax.pt2"))
+        x = 5 * torch.randn(6, 6)
+        given = TrainingBatch((x,), torch.arange(6) % 4, torch.arange(6))
+        told = TestAnswers().objective(network, Comparison("hinton", 4.0), (1.0, 1.0))
+        found = torch.randn(6, 4)
+        loss = told(Answers((found.softmax(1),), {}), given)
+        wanted = F.cross_entropy(found, given.labels)
+        wanted += softened.hinton(found, softened.soften([module.fc(x).detach()], 4.0), 4.0)
+        assert torch.allclose(loss, wanted, rtol=1e-4)
+        # Where the outputs are no classes, they are what they are.
+        assert torch.equal(logits_of(network, "regression")(found), found)
