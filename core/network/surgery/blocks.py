@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import final
 
 import torch
@@ -37,9 +38,13 @@ class Block:
 @final
 @dataclass(frozen=True)
 class _Branch:
-    """What is between a node and a sum that adds to it; `nodes` in the order of the graph."""
+    """What is between a node and a sum that adds to it.
+
+    `exit` is the sum, or the norm or activation of it that is taken along.
+    """
 
     entry: fx.Node
+    total: fx.Node
     exit: fx.Node
     nodes: tuple[fx.Node, ...]
 
@@ -134,8 +139,8 @@ def _closed(graph: fx.GraphModule, stream: fx.Node, total: fx.Node, nodes: Seque
         return None
     only = next(iter(total.users)) if len(total.users) == 1 else None
     if only is not None and _same_make(graph, only, stream):
-        return _Branch(stream, only, (*nodes, only))
-    return _Branch(stream, total, tuple(nodes))
+        return _Branch(stream, total, only, (*nodes, only))
+    return _Branch(stream, total, total, tuple(nodes))
 
 
 def _multiplies(graph: fx.GraphModule, node: fx.Node) -> bool:
@@ -148,8 +153,8 @@ def _same_make(graph: fx.GraphModule, node: fx.Node, other: fx.Node) -> bool:
     if node.op == "call_module" and other.op == "call_module":
         a, b = (graph.get_submodule(str(each.target)) for each in (node, other))
         return isinstance(a, _NORMS) and type(a) is type(b)
-    is_call = node.op == other.op == "call_function" and len(node.all_input_nodes) == 1
-    return is_call and node.target is other.target and node.target is not aten.add.Tensor
+    is_activation = len(node.all_input_nodes) == 1 and torch.Tag.pointwise in getattr(node.target, "tags", ())
+    return is_activation and node.target is other.target
 
 
 def _innermost(found: Iterable[_Branch]) -> list[_Branch]:
@@ -163,15 +168,35 @@ def _join_layers(branches: Sequence[_Branch]) -> Iterator[_Branch]:
     """Attention and what follows it up to the first branch that does not attend, as one."""
     waiting: list[_Branch] = []
     for branch in branches:
-        if waiting and waiting[-1].exit is not branch.entry:
+        if waiting and not _follows(branch, waiting[-1]):
             yield from waiting
             waiting = []
         waiting.append(branch)
         if not branch.attends:
-            nodes = tuple(node for each in waiting for node in each.nodes)
-            yield _Branch(waiting[0].entry, branch.exit, nodes)
+            yield _join(waiting)
             waiting = []
     yield from waiting
+
+
+def _follows(branch: _Branch, before: _Branch) -> bool:
+    """Whether a branch starts where another ends, or at the norm of its sum."""
+    return before.exit is branch.entry or (branch.entry.op == "call_module" and before.exit in branch.entry.args)
+
+
+def _join(branches: Sequence[_Branch]) -> _Branch:
+    """Several branches, of which each follows the one before, as one.
+
+    Where norms come after sums and no norm made the stream before the first of them, the norm of the last sum stays in
+    the network, so that the stream is still normed.
+    """
+    first, last = branches[0], branches[-1]
+    nodes = [node for branch in branches for node in branch.nodes]
+    norms = [branch.entry for before, branch in pairwise(branches) if before.exit is not branch.entry]
+    if not norms:
+        return _Branch(first.entry, last.total, last.exit, tuple(nodes))
+    if last.exit is not last.total:
+        nodes.remove(last.exit)
+    return _Branch(first.entry, last.total, last.total, (*nodes, *norms))
 
 
 def _name(branch: _Branch, layers: Sequence[str], taken: set[str]) -> str:

@@ -42,6 +42,17 @@ def test_attention_and_what_follows_are_one_block() -> None:
     assert not list(dropped.graph.buffers())
 
 
+def test_where_no_norm_made_the_stream_the_last_norm_of_a_layer_stays() -> None:
+    made = STRUCTURES["torch_attention"]()
+    network = network_of(made)
+    (block,) = find_blocks(network)
+    assert block.name == "layer"
+    dropped = drop_blocks(network, ["layer"])
+    left = {name for name, _ in dropped.graph.named_parameters()}
+    assert left == {"i.weight", "i.bias", "layer.norm2.weight", "layer.norm2.bias", "head.weight", "head.bias"}
+    assert answers(dropped, made[1])[0].shape == (3, 5)
+
+
 def test_a_sum_with_nothing_in_between_is_no_block() -> None:
     assert not find_blocks(network_of(STRUCTURES["halves"]()))
 
