@@ -13,7 +13,7 @@ from core.network.encodings.emission import Emission
 from core.network.encodings.grids import Grid, scales_of
 from core.network.encodings.integer_kernels import emit_integers, zero_points
 from core.network.encodings.onnx_writer import OnnxWriter
-from core.network.encodings.packing import Packed
+from core.network.encodings.packing import BYTE, Packed
 from core.network.encodings.straight_through import round_through
 from core.network.encodings.trainable import TrainableWeight
 from core.network.encodings.writer import Role, V, Writer
@@ -21,7 +21,6 @@ from core.specs.composition import EncodingKind
 
 _STORAGE = {torch.int8: "int8", torch.uint8: "uint8", torch.int32: "int32"}
 _TERNARY = 2
-BYTE = 8
 
 
 @final

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, fx
 
 from core.network.encodings.emission import Emission
-from core.network.encodings.packing import PLANES, Packed
+from core.network.encodings.packing import BYTE, PLANES, Packed
 from core.network.encodings.writer import Role, Writer
 
 _ATEN = torch.ops.aten
@@ -28,7 +28,9 @@ class AtenWriter(Writer[fx.Node]):
         return self._emission.buffer(f"{self._prefix}{suffix}".rstrip("_"), value)
 
     def look_up(self, codes: Packed, suffix: str, role: Role, table: fx.Node, shape: Sequence[int]) -> fx.Node:
-        """Shift and mask every plane, join them, index the table."""
+        """Of one plane, rows of a table of values, selected by its bytes; of several, each code by its bits."""
+        if len(codes.planes) == 1 and codes.bits < BYTE:
+            return self._look_up_bytes(codes, self.constant(suffix, role, codes.planes[0]), table, shape)
         found: fx.Node | None = None
         base = 0
         for number, (width, plane) in enumerate(zip(PLANES[codes.bits], codes.planes, strict=True)):
@@ -40,13 +42,24 @@ class AtenWriter(Writer[fx.Node]):
             base += width
         if found is None:
             raise ValueError("codes without planes")
-        if codes.count != codes.planes[0].numel() * codes.together:
-            found = self._call(_ATEN.slice.Tensor, found, 0, 0, codes.count)
-        return self.reshape(self.pick(table, found), shape)
+        return self.reshape(self.pick(table, self._cut(found, codes)), shape)
+
+    def _look_up_bytes(self, codes: Packed, stored: fx.Node, table: fx.Node, shape: Sequence[int]) -> fx.Node:
+        every = self._call(_ATEN.to.dtype, self.levels(0, 256, integer=True), torch.uint8)
+        digits = self._call(_ATEN.to.dtype, self._split(every, codes.bits), torch.int64)
+        rows = self.reshape(self.pick(table, digits), (256, codes.together))
+        values = self._rows(rows, self._call(_ATEN.to.dtype, stored, torch.int64))
+        return self.reshape(self._cut(self.reshape(values, (-1,)), codes), shape)
+
+    def _cut(self, values: fx.Node, codes: Packed) -> fx.Node:
+        """Without what fills the last byte."""
+        if codes.count == codes.planes[0].numel() * codes.together:
+            return values
+        return self._call(_ATEN.slice.Tensor, values, 0, 0, codes.count)
 
     def _split(self, stored: fx.Node, width: int) -> fx.Node:
         """The codes of a plane, one after the other."""
-        if width == 8:
+        if width == BYTE:
             return stored
         shifts = self._call(_ATEN.arange.start_step, 0, 8, width)
         shifts = self._call(_ATEN.to.dtype, shifts, torch.uint8)
@@ -90,8 +103,11 @@ class AtenWriter(Writer[fx.Node]):
         return self._call(_ATEN.mm.default, left, right)
 
     def pick(self, table: fx.Node, index: fx.Node) -> fx.Node:
-        """index."""
-        return self._call(_ATEN.index.Tensor, table, [index])
+        """index_select, which is many times faster than index."""
+        return self._rows(table, self.reshape(index, (-1,)))
+
+    def _rows(self, table: fx.Node, index: fx.Node) -> fx.Node:
+        return self._call(_ATEN.index_select.default, table, 0, index)
 
     def zero_first(self, value: fx.Node, rows: int | None, *, integer: bool) -> fx.Node:
         """Pad at the left."""

@@ -11,6 +11,7 @@ from torch import Tensor
 PLANES: Final[dict[int, tuple[int, ...]]] = {
     1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,),
 }  # fmt: skip
+BYTE: Final = 8
 # Codes that one byte of each plane has at most in common.
 _TOGETHER: Final = 8
 

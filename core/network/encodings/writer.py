@@ -72,7 +72,7 @@ class Writer(ABC, Generic[V]):
 
     @abstractmethod
     def pick(self, table: V, index: V) -> V:
-        """table[index] of a vector, in the shape of `index` (integers)."""
+        """table[index] of a vector, in the order of `index` (integers); of a matrix of these its shape may be lost."""
 
     @abstractmethod
     def zero_first(self, value: V, rows: int | None, *, integer: bool) -> V:
