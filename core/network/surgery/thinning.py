@@ -1,7 +1,7 @@
 """Thin students: a smaller network of the same make, initialised from the weights of the one that it is made from."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -17,6 +17,8 @@ Criterion = Callable[[Group], Tensor]
 # (from this width on, widths are multiples of): what kernels like, where it costs little.
 _STEPS = ((32, 8), (16, 4))
 _SMALLEST = 2
+# A width that is rounded by more than this share of all positions is taken only where there is no other.
+_NEAR = 0.1
 
 
 def thin(network: Network, width: float = 0.5, depth: float = 1.0, *, criterion: Criterion | None = None) -> Network:
@@ -61,13 +63,20 @@ def magnitude(group: Group) -> Tensor:
 def choose_widths(channels: Channels, width: float) -> dict[Group, int]:
     """The width of every group that is cut, so that no dimension is cut twice, where two groups multiply in it."""
     by_axis = {group.axis: group for group in channels.groups}
-    rivals = _find_rivals(channels)
+    pairs = [pair for pair in _find_pairs(channels) if pair[0] in by_axis and pair[1] in by_axis]
+    inner = {axis for _, axis in pairs}
     elements = _count_elements(channels)
+
+    def rank(group: Group) -> tuple[bool, bool, int]:
+        """Of two groups in one dimension that comes first which comes near the width, is outer, is in more weights."""
+        is_near = abs(round_width(group.size, width) - group.size * width) <= _NEAR * group.size
+        return is_near, group.axis not in inner, elements[group.axis]
+
     chosen: dict[Group, int] = {}
-    for group in sorted(channels.groups, key=lambda group: _rank(group, width, elements), reverse=True):
+    for group in sorted(channels.groups, key=rank, reverse=True):
         kept = round_width(group.size, width)
-        taken = any(by_axis.get(axis) in chosen for axis in rivals.get(group.axis, ()))
-        if kept < group.size and not taken:
+        rivals = (other for pair in pairs if group.axis in pair for other in pair if other is not group.axis)
+        if kept < group.size and not any(by_axis[axis] in chosen for axis in rivals):
             chosen[group] = kept
     return chosen
 
@@ -85,21 +94,10 @@ def _best(scores: Tensor, kept: int) -> Tensor:
     return scores.sort(descending=True, stable=True).indices[:kept].sort().values
 
 
-def _rank(group: Group, width: float, elements: Mapping[Axis, int]) -> tuple[bool, int, int]:
-    """Which of two groups in one dimension is cut: one that comes near the width, then the one in more weights."""
-    is_near = abs(round_width(group.size, width) - group.size * width) <= 0.1 * group.size
-    return is_near, elements[group.axis], -group.size
-
-
-def _find_rivals(channels: Channels) -> dict[Axis, set[Axis]]:
-    """By axis, those with which it multiplies somewhere."""
-    rivals: dict[Axis, set[Axis]] = {}
-    for _, dims in channels.analysis.ledger.tensors.values():
-        for e in dims:
-            for a, b in multiplied(e):
-                rivals.setdefault(a, set()).add(b)
-                rivals.setdefault(b, set()).add(a)
-    return rivals
+def _find_pairs(channels: Channels) -> set[tuple[Axis, Axis]]:
+    """Axes that multiply in a dimension of a weight, the outer one first."""
+    weights = channels.analysis.ledger.tensors.values()
+    return {pair for _, dims in weights for e in dims for pair in multiplied(e)}
 
 
 def _count_elements(channels: Channels) -> dict[Axis, int]:

@@ -67,11 +67,6 @@ FAMILIES: dict[str, Callable[[], Made]] = {
         ),
         use_cache=False,
     ),
-    "mobilenetv2": _images(
-        hf.MobileNetV2ForImageClassification,
-        hf.MobileNetV2Config(depth_multiplier=0.35, num_labels=10, image_size=64),
-        64,
-    ),
     "swin": _images(
         hf.SwinForImageClassification,
         hf.SwinConfig(
@@ -100,13 +95,6 @@ FAMILIES: dict[str, Callable[[], Made]] = {
         ),
         64,
     ),
-    "mobilevit": _images(
-        hf.MobileViTForImageClassification,
-        hf.MobileViTConfig(
-            hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 64], image_size=64, num_labels=10
-        ),
-        64,
-    ),
     "poolformer": _images(
         hf.PoolFormerForImageClassification,
         hf.PoolFormerConfig(hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], num_labels=10),
@@ -127,6 +115,3 @@ FAMILIES: dict[str, Callable[[], Made]] = {
     ),
     "gpt_neox": _texts(hf.GPTNeoXForCausalLM, hf.GPTNeoXConfig(**TINY, max_position_embeddings=32), use_cache=False),
 }
-
-# Their dropout writes into its input, which readers take as a step of the decomposed program only.
-DECOMPOSED = frozenset({"mobilenetv2", "mobilevit"})

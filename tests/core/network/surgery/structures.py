@@ -44,16 +44,14 @@ def shout(module: nn.Module) -> None:
             tensor.data = drawn * 0.7
 
 
-def network_of(made: Made, *, dynamic: bool = True, decomposed: bool = False) -> Network:
+def network_of(made: Made) -> Network:
     """The canonical network of a module, as reading its exported file gives it."""
     module, inputs = made
     shout(module.eval())
-    shapes = tuple({0: Dim("batch", min=1, max=64)} for _ in inputs) if dynamic else None
+    shapes = tuple({0: Dim("batch", min=1, max=64)} for _ in inputs)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-        if decomposed:
-            program = program.run_decompositions({})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.pt2"
         torch.export.save(program, path)

@@ -6,7 +6,7 @@ import torch
 from core.network.describe import describe
 from core.network.surgery import Channels, drop_blocks, find_blocks
 from tests.core.network.surgery.comparing import answers, distance, zeroed
-from tests.core.network.surgery.hf_structures import DECOMPOSED, FAMILIES
+from tests.core.network.surgery.hf_structures import FAMILIES
 from tests.core.network.surgery.structures import network_of
 
 pytestmark = pytest.mark.slow
@@ -19,12 +19,10 @@ GROUPS = {
     "convnextv2": 6,
     "gpt2": 9,
     "llama": 10,
-    "mobilenetv2": 25,
     "swin": 18,
     "regnet": 15,
     "efficientnet": 24,
     "segformer": 27,
-    "mobilevit": 61,
     "poolformer": 8,
     "distilbert": 10,
     "albert": 7,
@@ -37,7 +35,7 @@ GROUPS = {
 def test_groups_of_a_family_can_be_ordered_zeroed_and_cut(name: str) -> None:
     torch.manual_seed(0)
     made = FAMILIES[name]()
-    network = network_of(made, decomposed=name in DECOMPOSED)
+    network = network_of(made)
     channels = Channels(network)
     assert len(channels.groups) == GROUPS[name]
     before = answers(network, made[1])

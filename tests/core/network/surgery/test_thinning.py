@@ -5,9 +5,9 @@ import torch
 
 from core.errors import ModelpressError
 from core.network.describe import describe
-from core.network.surgery import Channels, magnitude, round_width, thin
+from core.network.surgery import Channels, choose_widths, magnitude, round_width, thin
 from tests.core.network.surgery.comparing import answers
-from tests.core.network.surgery.structures import STRUCTURES, network_of
+from tests.core.network.surgery.structures import STRUCTURES, Einsum, network_of
 
 
 def shapes(network) -> dict[str, tuple[int, ...]]:
@@ -39,6 +39,15 @@ def test_heads_are_cut_and_their_size_is_kept() -> None:
     # Half of the heads, each of 8 as before, and half of the width that all layers share.
     assert found["layer.self_attn.in_proj_weight"] == (3 * 2 * 8, 16)
     assert found["layer.linear1.weight"] == (32, 16)
+
+
+@pytest.mark.parametrize(("heads", "cut"), [(4, 4), (16, 16), (2, 32)])
+def test_of_heads_and_their_size_one_is_cut_and_heads_first(heads: int, cut: int) -> None:
+    channels = Channels(network_of((Einsum(64, heads), (torch.randn(3, 12, 8),))))
+    both = {heads, 64 // heads}
+    chosen = choose_widths(channels, 0.5)
+    assert {group.size for group in chosen if group.size in both} == {cut}
+    assert {group.size: width for group, width in chosen.items()} == {64: 32, cut: cut // 2}
 
 
 def test_the_student_starts_from_the_largest_weights() -> None:
