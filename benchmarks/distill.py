@@ -76,7 +76,7 @@ CASES = (
     ),
 )
 QUICK = {"lenet5_fashion.pt2": (2, 150), "resnet20_cifar10.pt2": (1, 40)}
-QUICK_LIMITS: tuple[tuple[SplitName, int], ...] = (("validation", 500), ("evaluation", 2000))
+QUICK_LIMITS: tuple[tuple[SplitName, int], ...] = (("train", 9600), ("validation", 500), ("evaluation", 2000))
 
 
 def main() -> None:

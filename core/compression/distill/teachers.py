@@ -70,8 +70,8 @@ class Teachers:
         size = sum(_bytes(value) for answer in answers for value in _values(answer)) // max(samples, 1) * count
         if size > self._bytes or not count:
             self._log(
-                f"The teacher's answers to the {batch.split} split would take {size:,} bytes, so they are computed anew "
-                "for each batch."
+                f"The teacher's answers to the {batch.split} split would take {size:,} bytes, so they are computed "
+                "anew for each batch."
             )
             return None
         self._log(f"The teacher's answers to the {batch.split} split are remembered in {size:,} bytes.")
