@@ -89,6 +89,9 @@ class Channels:
         self.network = network
         self.analysis = analyse(network, *probes)
         self._paths = owners(network.graph)
+        self._dimensions = {
+            path: dims for key, (_, dims) in self.analysis.ledger.tensors.items() for path in self._paths[key]
+        }
         found = self._find_axes()
         averaged = {axis for e in self.analysis.ledger.averaged for axis in leaves(e)}
         self.groups = tuple(
@@ -130,10 +133,9 @@ class Channels:
 
     def dimensions(self, path: str) -> list[Dimension]:
         """The dimensions of a parameter as expressions over axes."""
-        for tensor, dims in self.analysis.ledger.tensors.values():
-            if path in self._paths[id(tensor)]:
-                return dims
-        raise ModelpressError("invalid_request", f"The network has no weight {path}.", layer=path)
+        if path not in self._dimensions:
+            raise ModelpressError("invalid_request", f"The network has no weight {path} that it reads.", layer=path)
+        return self._dimensions[path]
 
     def resize(self, keep: Mapping[Group, Sequence[int] | Tensor]) -> Network:
         """A copy that keeps only these positions of each group named, in rising order; all else stays as it is.
