@@ -96,6 +96,15 @@ def test_the_same_bytes_come_after_a_checkpoint(straight: tuple[Path, list[Messa
 
 
 @pytest.mark.slow
+def test_a_file_comes_back_as_well_as_a_network(tmp_path: Path) -> None:
+    recipe = {"steps": [{"method": "quantize.onnx", "calibration": {"samples": 16}}]}
+    straight = tmp_path / "straight", carry_out(tmp_path / "straight", recipe=recipe)
+    carry_out(tmp_path / "work", recipe=recipe, resume=checkpoint_of(straight))
+    for name in ("model.onnx", "plan.json"):
+        assert (tmp_path / "work/out" / name).read_bytes() == (straight[0] / "out" / name).read_bytes(), name
+
+
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_read_means_starting_over(
     straight: tuple[Path, list[Message]], tmp_path: Path
 ) -> None:
