@@ -59,11 +59,13 @@ def main() -> None:
     """Print the ratio of both times for every case."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", default=[case.file for case in CASES])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="the smallest network, two rounds, a tenth of the updates")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    for case in CASES[:1] if options.quick else CASES:
+    chosen = [case for case in CASES if case.file in options.only]
+    for case in chosen[:1] if options.quick else chosen:
         network = fold_batch_norm(read(options.shared / "models" / case.file))
         dataset = open_dataset([options.shared / "data" / f"{case.data}.npz"], SPECS[case.data], network.inputs)
         updates = case.updates // 10 if options.quick else case.updates

@@ -7,10 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.data.columns import CHUNK_ROWS, Rows
+from core.data.columns import Rows
 from core.data.dataset import Batch, Dataset
 from core.description import SplitName
 
+# Samples that are read at once; they stay in the processor's caches until they are in place.
+CHUNK_ROWS = 512
 # Tensors of a split that are kept rather than made anew for each batch.
 KEPT_BYTES = 384 * 2**20
 
@@ -27,7 +29,7 @@ class RandomAccess:
         if self.kept_bytes > kept_bytes:
             self.kept_bytes = 0
         else:
-            self._kept = _join(list(dataset.batches(split, CHUNK_ROWS)))
+            self._kept = _read_whole(dataset, split)
 
     def __len__(self) -> int:
         return self._dataset.count(self.split)
@@ -42,10 +44,21 @@ class RandomAccess:
         return Batch(inputs, None if labels is None else labels.index_select(0, chosen))
 
 
-def _join(batches: list[Batch]) -> Batch:
-    labels = [batch.labels for batch in batches if batch.labels is not None]
-    inputs = {name: torch.cat([batch.inputs[name] for batch in batches]) for name in batches[0].inputs}
-    return Batch(inputs, torch.cat(labels) if labels else None)
+def _read_whole(dataset: Dataset, split: SplitName) -> Batch:
+    """All samples of a split; read a chunk at a time into their place, so that they are never there twice."""
+    count = dataset.count(split)
+    first = dataset.take(split, np.zeros(1, np.int64))
+    inputs = {name: tensor.new_empty((count, *tensor.shape[1:])) for name, tensor in first.inputs.items()}
+    labels = None if first.labels is None else first.labels.new_empty((count, *first.labels.shape[1:]))
+    start = 0
+    for batch in dataset.batches(split, CHUNK_ROWS):
+        end = start + len(next(iter(batch.inputs.values())))
+        for name, tensor in batch.inputs.items():
+            inputs[name][start:end] = tensor
+        if labels is not None and batch.labels is not None:
+            labels[start:end] = batch.labels
+        start = end
+    return Batch(inputs, labels)
 
 
 def _total(batch: Batch) -> int:

@@ -60,14 +60,13 @@ class Learner:
     def update(self, batch: TrainingBatch, rate: float, number: int) -> Tensor:
         """Change the weights once at the learning rate `rate`; gives the mean loss of the samples, on the device."""
         self.optimiser.zero_grad(set_to_none=True)
-        count = len(batch.rows)
-        loss = torch.zeros((), device=self.device)
-        for start in range(0, count, self.micro_batch):
-            part = on_device(part_of(batch, start, self.micro_batch), self.device)
-            share = len(part.rows) / count
-            value: Tensor = self.objective(self.mounted(*part.inputs), part) * share
-            value.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            loss += value.detach()
+        if self.micro_batch >= len(batch.rows):
+            loss = self._descend(batch, 1.0)
+        else:
+            loss = torch.zeros((), device=self.device)
+            for start in range(0, len(batch.rows), self.micro_batch):
+                part = part_of(batch, start, self.micro_batch)
+                loss += self._descend(part, len(part.rows) / len(batch.rows))
         if self.settings.clip:
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip)
         for group in self.optimiser.param_groups:
@@ -77,6 +76,15 @@ class Learner:
             decay = min(self.settings.ema, (1 + number) / (_EMA_WARM_UP + number))
             torch._foreach_lerp_(self.mean, [parameter.detach() for parameter in self.parameters], 1 - decay)
         return loss
+
+    def _descend(self, part: TrainingBatch, share: float) -> Tensor:
+        """Add the gradient of a part of a batch; gives its share of the loss."""
+        part = on_device(part, self.device)
+        loss: Tensor = self.objective(self.mounted(*part.inputs), part)
+        if share != 1.0:
+            loss = loss * share
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return loss.detach()
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
