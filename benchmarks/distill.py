@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def main() -> None:
             continue
         if options.quick:
             seeds, steps = QUICK[case.file]
-            case = replace(case, seeds=seeds, steps=steps, lr=1e-3, limits=QUICK_LIMITS)  # noqa: PLW2901  shorter, for this loop only
+            case = replace(case, seeds=seeds, steps=steps, lr=1e-3, limits=QUICK_LIMITS)  # noqa: PLW2901
         for row in run_case(options.shared, case):
             rows.append(row)
             print(json.dumps(row), flush=True)
@@ -106,35 +107,31 @@ def main() -> None:
         options.out.write_text(json.dumps(rows, indent=1))
 
 
-def run_case(shared: Path, case: Case) -> list[dict[str, object]]:
+def run_case(shared: Path, case: Case) -> Iterator[dict[str, object]]:
     """One row for each method and share of labels."""
     teacher = fold_batch_norm(read(shared / "models" / case.file))
     dataset = open_dataset([shared / "data" / f"{case.data}.npz"], case.spec, teacher.inputs)
     for split, most in case.limits:
         dataset = _first_rows(dataset, split, most)
     best = accuracy(teacher, dataset)
-    rows = []
     for share in SHARES:
         alone = [train_alone(teacher, dataset, case, share, seed) for seed in range(case.seeds)]
         for name in (*ANSWERS, *FEATURES):
             start = time.process_time()
             taught = [teach(teacher, dataset, case, name, share=share, seed=seed) for seed in range(case.seeds)]
             closed = [(one - other) / (best - other) for one, other in zip(taught, alone, strict=True)]
-            rows.append(
-                {
-                    "network": case.file,
-                    "labels": share,
-                    "method": name,
-                    "steps": case.steps,
-                    "teacher": round(best, 4),
-                    "alone": round(float(np.mean(alone)), 4),
-                    "taught": round(float(np.mean(taught)), 4),
-                    "gap_closed": describe_shares(closed),
-                    "cpu_seconds_a_run": round((time.process_time() - start) / case.seeds, 1),
-                    "load": round(os.getloadavg()[0], 1),
-                }
-            )
-    return rows
+            yield {
+                "network": case.file,
+                "labels": share,
+                "method": name,
+                "steps": case.steps,
+                "teacher": round(best, 4),
+                "alone": round(float(np.mean(alone)), 4),
+                "taught": round(float(np.mean(taught)), 4),
+                "gap_closed": describe_shares(closed),
+                "cpu_seconds_a_run": round((time.process_time() - start) / case.seeds, 1),
+                "load": round(os.getloadavg()[0], 1),
+            }
 
 
 def describe_shares(values: list[float]) -> list[float | None]:
