@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from core.errors import ModelpressError
 from core.network.checkpoint import read_network, save_tensors, write_network
-from core.network.encodings import ActivationGrid, AffineInteger
-from core.network.encodings import symmetric_grid
+from core.network.encodings import ActivationGrid, AffineInteger, symmetric_grid
 from core.network.export_graph import example_inputs
 from core.network.fold import fold_batch_norm
 from core.network.inspect import read
