@@ -215,8 +215,8 @@ def test_only_a_step_that_calibrates_asks_for_data(tenant: str) -> None:
     with transaction() as session:
         (advice,) = jobs.plan(session, tenant, drawn).objections
     assert (advice.severity, advice.code) == ("advice", "missing_data")
-    state = TensorDescription(name="state", dtype="float32", shape=(2, "batch", 8))
-    inputs = (TensorDescription(name="x", dtype="float32", shape=("batch", 4)), state)
+    rate = TensorDescription(name="rate", dtype="int64", shape=())
+    inputs = (TensorDescription(name="x", dtype="float32", shape=("batch", 4)), rate)
     alone = make_model(tenant, described_model(inputs=inputs))
     assert ("missing_data", "/dataset") in objections(tenant, alone, None, recipe=recipe_of("quantize.onnx"))
 
