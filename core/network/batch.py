@@ -87,9 +87,9 @@ def _readings(example: Sequence[torch.Tensor], shapes: Sequence[Shape]) -> Itera
 def _free_along(graph: fx.GraphModule, example: Sequence[torch.Tensor], axes: Axes, seed: int) -> _Attempt:
     """Free the batch along the axes, by rewriting what was baked in where that is needed."""
     size = batch_size([tensor.shape for tensor in example], axes) or 1
-    samples = _Samples(draw_inputs(graph, resized(example, axes, _SAMPLES), seed=seed), axes)
+    samples = _Samples(draw_inputs(graph, resized(example, axes, _SAMPLES), seed=seed), axes, size)
     try:
-        chunks = [_run(graph, samples.rows(rows)) for rows in _chunks(size)]
+        chunks = [_run(graph, samples.rows(rows)) for rows in samples.chunks()]
     except _ERRORS as error:
         return _Attempt(None, (), f"The network cannot be run: {_line(error)}")
     outputs, reason = _compare(graph, samples, chunks)
@@ -103,10 +103,11 @@ def _free_along(graph: fx.GraphModule, example: Sequence[torch.Tensor], axes: Ax
 
 @dataclass(frozen=True)
 class _Samples:
-    """Drawn samples, stacked along the axes."""
+    """Drawn samples, stacked along the axes; `size` of them at once are what the graph takes for certain."""
 
     stacked: tuple[torch.Tensor, ...]
     axes: Axes
+    size: int
 
     def rows(self, rows: Sequence[int]) -> list[torch.Tensor]:
         """The inputs for some of the samples; what is not counted is the same for all."""
@@ -116,11 +117,10 @@ class _Samples:
             for tensor, axis in zip(self.stacked, self.axes, strict=True)
         ]
 
-
-def _chunks(size: int) -> list[list[int]]:
-    """The samples in batches of `size`; the last is filled up with the first sample."""
-    rows = [row if row < _SAMPLES else 0 for row in range(-(-_SAMPLES // size) * size)]
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    def chunks(self) -> list[list[int]]:
+        """The samples in batches of `size`; the last is filled up with the first sample."""
+        rows = [row if row < _SAMPLES else 0 for row in range(-(-_SAMPLES // self.size) * self.size)]
+        return [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
 
 
 def _run(graph: fx.GraphModule, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -143,22 +143,23 @@ def _compare(
     axes = tuple(map(_counting_axis, made[_SAMPLES], made[1]))
     for index, axis in enumerate(axes):
         outputs = {count: outputs[index] for count, outputs in made.items()}
-        reason = _compare_output(outputs, turned[index], [chunk[index] for chunk in chunks], axis)
+        parts = [chunk[index] for chunk in chunks]
+        if axis is None or any(part.dim() <= axis or part.shape[axis] != samples.size for part in parts):
+            return axes, f"Output {index} has no size that grows with the batch."
+        reason = _compare_output(outputs, turned[index], parts, axis)
         if reason is not None:
             return axes, f"Output {index} {reason}"
     return axes, None
 
 
 def _compare_output(
-    made: Mapping[int, torch.Tensor], turned: torch.Tensor, parts: Sequence[torch.Tensor], axis: int | None
+    made: Mapping[int, torch.Tensor], turned: torch.Tensor, parts: Sequence[torch.Tensor], axis: int
 ) -> str | None:
     """Why one output is not the same for each sample in any batch; `turned` is that of the samples in reverse."""
-    if axis is None or any(part.dim() <= axis for part in parts):
-        return "has no size that grows with the batch."
     expected = torch.cat(tuple(parts), axis)
     limit = TOLERANCE * largest_finite(expected)
     for count, found in made.items():
-        wanted = expected.narrow(axis, 0, min(count, expected.shape[axis]))
+        wanted = expected.narrow(axis, 0, count)
         if found.shape != wanted.shape:
             return f"has shape {tuple(found.shape)} at batch {count}."
         if not _agree(found, wanted, limit):

@@ -255,3 +255,13 @@ def test_a_file_baked_for_one_state_is_fed_one_sample(write_onnx) -> None:
     session = open_session(write_onnx(stepping_text("1", "1"), **WEIGHTS), 1)
     assert fixed_batch(session) == 1
     assert {name: value.shape for name, value in make_feed(session, None, 1).items()} == {"x": (1, 6), "s": (2, 1, 5)}
+
+
+def test_a_cut_through_the_samples_is_no_free_batch() -> None:
+    class FirstThree(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:3] * 2
+
+    graph = torch.fx.symbolic_trace(FirstThree())
+    found = free_batch(graph, [torch.randn(20, 4)], [(20, 4)], seed=0)
+    assert (found.state, found.reason) == ("fixed", "Output 0 has no size that grows with the batch.")
