@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from core.database.tables import (
     ArtifactRow,
-    CheckpointRow,
     DatasetRow,
     JobRow,
     Json,
@@ -147,22 +146,15 @@ def record_logs(session: Session, lease: Lease, messages: Sequence[LogMessage]) 
 
 
 def record_checkpoint(session: Session, lease: Lease, keys: Sequence[str], kept: StagedCheckpoint) -> None:
-    """Keeps from where the job can go on, in place of the last state inside a step; raises LeaseLost."""
+    """Keeps from where the job can go on; raises LeaseLost."""
     job = guard_job(session, lease)
-    checkpoints.drop(session, CheckpointRow.job_id == job.id, ~CheckpointRow.finished)
-    last_metric = session.scalar(select(func.max(MetricRow.id)).where(MetricRow.job_id == job.id))
-    session.add(
-        CheckpointRow(
-            tenant_id=job.tenant_id,
-            job_id=job.id,
-            epoch=lease.epoch,
-            step=kept.step,
-            finished=kept.finished,
-            key=keys[kept.step],
-            host=checkpoints.host_kind(),
-            files=_manifest(kept.files),
-            last_metric=last_metric or 0,
-        )
+    checkpoints.record(
+        session,
+        job,
+        step=kept.step,
+        finished=kept.finished,
+        key=keys[kept.step],
+        files=_manifest(kept.files),
     )
 
 

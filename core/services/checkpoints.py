@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from core.database.tables import ArtifactRow, CheckpointRow, DatasetRow, JobRow, MetricRow, ModelRow
+from core.database.tables import ArtifactRow, CheckpointRow, DatasetRow, JobRow, Json, MetricRow, ModelRow
 from core.resources.job import JobCreate
 from core.services.files import ClaimedFile, claimed_files
 from core.services.system import host
@@ -47,9 +47,10 @@ class Garbage:
 
 def keys_of(asked: JobCreate, model: ModelRow, dataset: DatasetRow | None, plan: ArtifactRow | None) -> tuple[str, ...]:
     """For each step of the recipe, the digest of all that decides what is there after it."""
+    # Some formats are told by the names of the files.
     common = {
-        "model": model.sha256,
-        "dataset": [dataset.sha256, dataset.spec] if dataset else None,
+        "model": [model.sha256, [file["filename"] for file in model.files]],
+        "dataset": [dataset.sha256, [file["filename"] for file in dataset.files], dataset.spec] if dataset else None,
         "plan": plan.sha256 if plan else None,
         "seed": asked.seed,
         "target": asked.target.model_dump(mode="json"),
@@ -76,9 +77,30 @@ def find(session: Session, job: JobRow, keys: Sequence[str]) -> Resumption | Non
         return _own(session, job, own)
     others = kept.where(CheckpointRow.key.in_(keys), CheckpointRow.finished, CheckpointRow.host == host_kind())
     found = session.scalars(others.order_by(CheckpointRow.step.desc(), CheckpointRow.id.desc()).limit(1)).first()
-    if found is None:
-        return None
-    return Resumption(found.job_id, found.step + 1, claimed_files(found.files, "checkpoints"), ())
+    return None if found is None else _adopt(session, job, found)
+
+
+def record(session: Session, job: JobRow, *, step: int, finished: bool, key: str, files: list[Json]) -> None:
+    """Keeps from where the job can go on, in place of what it kept inside of this step or of a later one.
+
+    What an earlier attempt has made of later steps is there only where this one could not read it and began again.
+    """
+    stale = or_(~CheckpointRow.finished, CheckpointRow.step >= step)
+    drop(session, CheckpointRow.job_id == job.id, stale)
+    last_metric = session.scalar(select(func.max(MetricRow.id)).where(MetricRow.job_id == job.id)) or 0
+    session.add(
+        CheckpointRow(
+            tenant_id=job.tenant_id,
+            job_id=job.id,
+            epoch=job.epoch,
+            step=step,
+            finished=finished,
+            key=key,
+            host=host_kind(),
+            files=files,
+            last_metric=last_metric,
+        )
+    )
 
 
 def drop(session: Session, *conditions: ColumnElement[bool]) -> int:
@@ -119,6 +141,12 @@ def garbage(session: Session) -> Garbage:
 def forget(session: Session, ids: Sequence[int]) -> None:
     """Removes dropped checkpoints whose blobs are gone."""
     session.execute(delete(CheckpointRow).where(CheckpointRow.id.in_(ids)))
+
+
+def _adopt(session: Session, job: JobRow, found: CheckpointRow) -> Resumption:
+    """From that of another job, which is this one's own as well from now on, for the attempts to come."""
+    record(session, job, step=found.step, finished=True, key=found.key, files=found.files)
+    return Resumption(found.job_id, found.step + 1, claimed_files(found.files, "checkpoints"), ())
 
 
 def _own(session: Session, job: JobRow, rows: Sequence[CheckpointRow]) -> Resumption:

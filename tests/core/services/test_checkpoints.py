@@ -128,6 +128,22 @@ class TestResume:
         with pytest.raises(LeaseLost):
             given.keep(first, make_checkpoint(0))
 
+    def test_whoever_began_again_leaves_nothing_of_the_attempt_before(self, given: Given) -> None:
+        given.submit(1, 2)
+        first = given.claim()
+        given.keep(first, make_checkpoint(0))
+        given.keep(first, make_checkpoint(1))
+        given.lose(first)
+        second = given.claim()
+        given.keep(second, make_checkpoint(0, finished=False, digest="ef" * 32))
+        given.lose(second)
+        with transaction() as session:
+            session.execute(update(JobRow).values(run_after=func.now()))
+            assert rows(session) == [(0, True, True), (1, True, True), (0, False, False)]
+        resume = given.claim().resume
+        assert resume is not None
+        assert (resume.steps, resume.finished, resume.partial[0].sha256) == (0, (), "ef" * 32)
+
     def test_metrics_count_on_from_the_checkpoint_however_often_it_is_used(self, given: Given) -> None:
         job = given.submit(1, 2)
         claim = given.claim()
@@ -171,6 +187,26 @@ class TestEqualBeginnings:
         assert resume is not None
         assert (resume.job, resume.steps, resume.partial) == (job, shared, ())
 
+    def test_a_later_attempt_goes_on_after_what_was_taken_even_when_it_is_gone_from_the_other(
+        self, given: Given
+    ) -> None:
+        other = self.finished(given)
+        job = given.submit(1, 2, 9)
+        claim = given.claim()
+        given.measure(claim, 1.0)
+        given.keep(claim, make_checkpoint(2, finished=False, digest="ef" * 32))
+        given.measure(claim, 2.0)
+        given.lose(claim)
+        with transaction() as session:
+            checkpoints.drop(session, CheckpointRow.job_id == other)
+        resume = given.claim().resume
+        assert resume is not None
+        assert (resume.job, resume.steps, resume.partial[0].sha256) == (job, 2, "ef" * 32)
+        assert resume.finished
+        with transaction() as session:
+            assert [point.value for point in jobs.metrics(session, given.tenant, job).data] == [1.0]
+            assert checkpoints.garbage(session).sha256s == ()
+
     @pytest.mark.parametrize(
         "changes",
         [
@@ -197,7 +233,9 @@ class TestEqualBeginnings:
         others = checkpoints.keys_of(asked, model, dataset, None)
         dataset.spec = {**dataset.spec, "task": "regression"}
         more = checkpoints.keys_of(asked, model, dataset, None)
-        assert len({*keys, *others, *more}) == 9
+        dataset.files = [{**file, "filename": "data.tsv"} for file in dataset.files]
+        renamed = checkpoints.keys_of(asked, model, dataset, None)
+        assert len({*keys, *others, *more, *renamed}) == 12
 
     def test_nor_that_of_another_tenant_or_another_kind_of_machine(
         self, given: Given, monkeypatch: pytest.MonkeyPatch
