@@ -1,7 +1,8 @@
 """The curves of trainings, while they run and after: loss and quality over epochs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from api.dashboard.charts import Axis
 from api.dashboard.formats import significant
@@ -13,30 +14,23 @@ SPLITS = ("train", "validation")
 
 
 @dataclass(frozen=True, slots=True)
-class CurveLine:
-    """One split: points of a polyline in a square of 100 by 100, with the origin above left."""
-
-    split: str
-    points: str
-
-
-@dataclass(frozen=True, slots=True)
 class Curve:
-    """One metric of one step."""
+    """One metric of one step; `lines` are points of polylines by split, in a square of 100 by 100 with y downwards."""
 
     caption: str
     sentence: str
-    lines: tuple[CurveLine, ...]
+    lines: Mapping[str, str]
     low: str
     high: str
     epochs: str
 
 
 def curves(points: Sequence[MetricPoint]) -> tuple[Curve, ...]:
-    """A chart for each metric of each step that was told as a series."""
+    """A chart for each metric of each step that was told as a series; what is no number is not drawn."""
     series: dict[tuple[int, str, str], list[MetricPoint]] = {}
     for point in points:
-        if point.at is not None and point.name in DRAWN and point.split in SPLITS:
+        known = point.at is not None and isfinite(point.at) and isfinite(point.value)
+        if known and point.name in DRAWN and point.split in SPLITS:
             position = point.conditions.get("position", 0)
             place = position if isinstance(position, int) else 0
             series.setdefault((place, point.step or "", point.name), []).append(point)
@@ -47,19 +41,19 @@ def curves(points: Sequence[MetricPoint]) -> tuple[Curve, ...]:
 def _curve(step: str, name: str, points: Sequence[MetricPoint]) -> Curve:
     places, values = [point.at or 0.0 for point in points], [point.value for point in points]
     across, up = Axis(0.0, max(places)), Axis(min(values), max(values))
-    lines = []
+    lines = {}
     told = []
     for split in SPLITS:
         own = [point for point in points if point.split == split]
         if own:
-            drawn = " ".join(f"{across.at(point.at or 0.0)},{round(100 - up.at(point.value), 2)}" for point in own)
-            lines.append(CurveLine(split, drawn))
+            corners = (f"{across.at(point.at or 0.0)},{round(100 - up.at(point.value), 2)}" for point in own)
+            lines[split] = " ".join(corners)
             told.append(f"{split} {significant(own[0].value)} → {significant(own[-1].value)}")
     caption = f"{step}: {name}, {', '.join(told)}"
     return Curve(
         caption=caption,
         sentence=f"{name.capitalize()} of {step} over {significant(max(places))} epochs: {', '.join(told)}.",
-        lines=tuple(lines),
+        lines=lines,
         low=significant(min(values)),
         high=significant(max(values)),
         epochs=significant(max(places)),

@@ -1,5 +1,6 @@
 """Curves of trainings as the page of a job draws them."""
 
+import math
 from datetime import UTC, datetime
 
 from api.dashboard.curves import curves
@@ -18,10 +19,17 @@ def test_each_step_and_metric_has_a_chart_with_a_line_for_each_split() -> None:
     points = [point("loss", 2.0, 0.5), point("loss", 1.0, 1.0), point("loss", 1.5, 1.0, "validation")]
     points += [point("quality", 0.8, 1.0, "validation"), point("loss", 3.0, 1.0, position=2)]
     first, quality, second = curves([*points, point("lr", 0.1, 1.0, None), point("loss", 9.0, None)])
-    assert [line.split for line in first.lines] == ["train", "validation"]
-    assert first.lines[0].points == "50.0,0.0 100.0,100.0"
-    assert first.lines[1].points == "100.0,50.0"
+    assert list(first.lines) == ["train", "validation"]
+    assert first.lines["train"] == "50.0,0.0 100.0,100.0"
+    assert first.lines["validation"] == "100.0,50.0"
     assert (first.low, first.high) == ("1.00", "2.00")
     assert quality.caption.startswith("finetune: quality")
     assert second.caption.startswith("finetune: loss, train 3")
     assert curves([]) == ()
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    bad = [point("loss", value, at) for value, at in ((math.nan, 1.0), (math.inf, 2.0), (1.0, math.inf))]
+    assert curves(bad) == ()
+    (drawn,) = curves([*bad, point("loss", 2.0, 0.5), point("loss", 1.0, 1.0)])
+    assert drawn.lines == {"train": "50.0,0.0 100.0,100.0"}
