@@ -250,8 +250,21 @@ def test_pace_tells_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] = 4.0
     pace.end()
     pace.begin((0.2, 0.6))
+    assert at(4.0, 0.2).step_eta_seconds is None
     said = at(10.0, 0.3)
     assert said.step_fraction == pytest.approx(0.25)
     # A quarter took 6 seconds, and the rest of the job goes at 20 seconds for the whole of it.
     assert said.step_eta_seconds == pytest.approx(18)
     assert said.eta_seconds == pytest.approx(18 + 0.4 * 20)
+
+
+def test_what_an_earlier_run_has_done_does_not_count_as_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("core.compression.pace.time.monotonic", lambda: now[0])
+    pace = Pace()
+    pace.begin((0.0, 1.0))
+    told = []
+    for now[0], fraction in ((2.0, 0.5), (12.0, 0.6)):
+        told.append(pace.tell(ProgressMessage(method="x", fraction=fraction)).step_eta_seconds)
+    # A tenth of the step took ten seconds.
+    assert told == [None, pytest.approx(40)]
