@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from core.description import TensorDescription
 from core.errors import ModelpressError
-from core.network.checkpoint_graph import StoredNode, read_nodes, write_nodes
+from core.network.checkpoint_graph import StoredNode, check_path, read_nodes, write_nodes
 from core.network.checkpoint_layers import StoredLayer, build_layer, describe_layer
 from core.network.encodings import Encoding
 from core.network.encodings.restore import restore
@@ -22,7 +22,18 @@ from core.network.network import Network
 
 VERSION = 1
 # What a damaged file can make torch, safetensors and our own reader raise.
-_ERRORS = (SafetensorError, ValidationError, OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError)
+_ERRORS = (
+    SafetensorError,
+    ValidationError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+)
 
 
 class _Stored(BaseModel):
@@ -129,6 +140,7 @@ def _read(described: _Description, numbers: dict[str, Tensor]) -> Network:
     encodings = {path: _restore(path, config, numbers) for path, config in described.encodings.items()}
     graph = fx.GraphModule(nn.Module(), fx.Graph())
     for layer in described.layers:
+        check_path(layer.path)
         parent, _, leaf = layer.path.rpartition(".")
         graph.get_submodule(parent).add_module(leaf, build_layer(layer))
     _place_tensors(graph, described.tensors, numbers, encodings)

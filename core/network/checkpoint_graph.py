@@ -1,7 +1,9 @@
 """The calls of a graph as plain data, and back; a call is one of a list, and no argument is evaluated."""
 
+import keyword
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Literal, cast
 
@@ -15,6 +17,8 @@ from core.network.aten_operators import resolve
 
 _GETITEM = "_operator.getitem"
 _ATEN = "torch.ops.aten."
+# The steps of a path: `block.0.conv`.
+_PATH = re.compile(r"\w+(\.\w+)*")
 # What torch calls its own kinds of values, by the word that stands for them in the file.
 _KINDS: Mapping[str, tuple[type, Callable[[str], object]]] = {
     "dtype": (torch.dtype, lambda name: _member(name, torch.dtype)),
@@ -47,6 +51,7 @@ def read_nodes(nodes: tuple[StoredNode, ...], owner: nn.Module) -> fx.Graph:
     graph = fx.Graph(owner if isinstance(owner, fx.GraphModule) else None)
     known: dict[str, fx.Node] = {}
     for stored in nodes:
+        _check_names(stored)
         target = _function(stored.target) if stored.op == "call_function" else stored.target
         args = cast("tuple[Argument, ...]", _decode(stored.args, known))
         kwargs = {name: _decode(value, known) for name, value in stored.kwargs.items()}
@@ -57,6 +62,21 @@ def read_nodes(nodes: tuple[StoredNode, ...], owner: nn.Module) -> fx.Graph:
             node.meta["rank"] = stored.rank
         known[stored.name] = node
     return graph
+
+
+def check_path(path: str) -> None:
+    """Raises `ValueError` for what is no dotted path: torch makes Python of a graph, and paths and names go into it."""
+    if _PATH.fullmatch(path) is None:
+        raise ValueError(f"there is no path {path[:100]!r}")
+
+
+def _check_names(stored: StoredNode) -> None:
+    if stored.op in {"get_attr", "call_module"}:
+        check_path(stored.target)
+    names = [*stored.kwargs, *([stored.target] if stored.op == "placeholder" else [])]
+    for name in names:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise ValueError(f"there is no name {name[:100]!r}")
 
 
 def _write_node(node: fx.Node) -> StoredNode:
@@ -95,7 +115,8 @@ def _function(name: str) -> Callable[..., object]:
 def _find(name: str) -> Callable[..., object] | None:
     """What a name means: a call that an upload may make, or another of ATen that computes on a tensor.
 
-    Readers make more calls than an upload names, none of which opens a file: those take no tensor.
+    Readers make more calls than an upload names, none of which opens a file: those read no tensor, though one may
+    write into one.
     """
     if name == _GETITEM:
         return operator.getitem
@@ -105,7 +126,7 @@ def _find(name: str) -> Callable[..., object] | None:
     found = getattr(getattr(torch.ops.aten, packet, None), overload, None)
     if not overload or not isinstance(found, torch._ops.OpOverload):
         return None
-    tensors = any("Tensor" in str(argument.type) for argument in found._schema.arguments)
+    tensors = any("Tensor" in str(argument.type) for argument in found._schema.arguments if not argument.is_out)
     return found if tensors else None
 
 

@@ -180,6 +180,13 @@ def layer(**settings: object) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def rename(description: dict[str, Any], old: str, new: str) -> None:
+    for entry in (*description["layers"], *description["tensors"]):
+        entry["path"] = entry["path"].replace(old, new)
+    for node in description["nodes"]:
+        node["target"] = node["target"].replace(old, new)
+
+
 HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "a function of the system": calling("os.system", "true"),
     "a builtin": calling("builtins.eval", "1"),
@@ -203,6 +210,16 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], None]] = {
     "a place in no layer": lambda description: description["tensors"][0].update(path="no.layer.weight"),
     "a method of a layer": lambda description: description["tensors"][0].update(path="forward", kind="buffer"),
     "a name with code": lambda description: first(description, "call_function").update(name="x = 1; import os #"),
+    "an argument's name with code": lambda description: first(description, "call_function").update(
+        kwargs={"a=[].append(1), b": 1}
+    ),
+    "an input with code": lambda description: first(description, "placeholder").update(target="x=open('/etc/passwd')"),
+    "an input that is a keyword": lambda description: first(description, "placeholder").update(target="None"),
+    "a layer's path with code": lambda description: rename(description, "conv1", 'conv1"), open("x'),
+    "an operator that writes a file into a tensor": calling("torch.ops.aten.from_file.out", "/etc/passwd"),
+    "a layer that divides by zero": layer(
+        kind="GroupNorm", settings={"num_groups": 0, "num_channels": 4, "eps": 1.0, "affine": True}
+    ),
     "an encoding that is none": lambda description: description["encodings"].update({"conv1.weight": {"kind": "x"}}),
 }
 
