@@ -8,10 +8,11 @@ from pydantic import JsonValue
 from sqlalchemy.orm import Session
 
 from core.database.tables import DatasetRow, JobRow, ModelRow
-from core.description import DatasetDescription, ModelDescription, TensorDescription
+from core.description import DatasetDescription, ModelDescription
 from core.errors import ModelpressError
 from core.resources.job import DryRun, JobCreate, Objection, PlannedStep, Range
 from core.services import datasets, estimates, models, replays
+from core.services.data_inputs import object_to_inputs
 from core.services.file_sizes import object_to_sizes
 from core.services.tenancy import Lock, get_owned
 from core.specs.order import find_clash
@@ -73,9 +74,7 @@ def plan(session: Session, tenant: str, asked: JobCreate) -> DryRun:
     objections = tuple(object_to(asked, ingredients))
     model, data = ingredients.model_description, ingredients.dataset_description
     steps = plan_steps(asked, ingredients)
-    # Training changes layers, not the bytes that they take.
-    narrowed = {spec.method for spec in asked.recipe.steps if not spec.needs.training}
-    chosen = frozenset(layer for step in steps if step.name in narrowed for layer in step.layers)
+    chosen = _narrowed(asked, steps)
     data_bytes = ingredients.dataset.bytes if ingredients.dataset else 0
     return DryRun(
         ok=not any(objection.severity == "blocks" for objection in objections),
@@ -105,6 +104,12 @@ def plan_steps(asked: JobCreate, ingredients: Ingredients) -> tuple[PlannedStep,
     return (PlannedStep(name="prepare"), *methods, PlannedStep(name="export"), PlannedStep(name="measure"))
 
 
+def _narrowed(asked: JobCreate, steps: tuple[PlannedStep, ...]) -> frozenset[str]:
+    """The layers that take fewer bytes afterwards; training changes layers, not the bytes that they take."""
+    narrowing = {spec.method for spec in asked.recipe.steps if not spec.needs.training}
+    return frozenset(layer for step in steps if step.name in narrowing for layer in step.layers)
+
+
 def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]:
     """All that speaks against a job, what blocks it first."""
     model, data = ingredients.model_description, ingredients.dataset_description
@@ -126,10 +131,9 @@ def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]
     for position, step in enumerate(asked.recipe.steps):
         yield from _object_to_step(f"/recipe/steps/{position}", step, described, ingredients)
         described = step.leaves(described, others)
-    chosen = frozenset(layer for step in plan_steps(asked, ingredients) for layer in step.layers)
-    yield from object_to_sizes(asked, model, chosen)
+    yield from object_to_sizes(asked, model, _narrowed(asked, plan_steps(asked, ingredients)))
     if data is not None:
-        yield from _object_to_inputs(model, data)
+        yield from object_to_inputs(model, data)
     yield from _object_to_constraints(asked, data)
     yield from _object_to_batches(asked, model)
     yield from _advise(asked, ingredients)
@@ -203,69 +207,6 @@ def _without_unknown_layers(
     if not unknown or not step.model_copy(update={"keep_float": kept}).requires(model).ok:
         return None
     return tuple({"op": "remove", "path": f"{pointer}/keep_float/{place}"} for place in reversed(unknown))
-
-
-def _object_to_inputs(model: ModelDescription, data: DatasetDescription) -> Iterator[Objection]:
-    if data.task == "language_modelling" or not data.inputs or _is_text(data.inputs[0]):
-        # Text is cut into windows of the model's context, or becomes the tokens that its inputs take.
-        return
-    if not model.has_rows():
-        text = (
-            "The model's first input or output has its samples on another axis than the first; no data are fed to it."
-        )
-        hint = " Export it with `batch_first=True`."
-        yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text + hint)
-        return
-    by_name = {tensor.name: tensor for tensor in data.inputs}
-    if len(model.inputs) == 1:
-        by_name = {model.inputs[0].name: data.inputs[0]}
-    if missing := [tensor.name for tensor in model.inputs if tensor.name not in by_name]:
-        names = ", ".join(tensor.name for tensor in model.inputs)
-        text = f"The model has the inputs {names}; the data set does not give {', '.join(missing)}."
-        yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text)
-        return
-    if model.format == "hf" and data.format in ("images", "parquet"):
-        # The preprocessor that came with the model brings images to its size.
-        by_name = {name: tensor for name, tensor in by_name.items() if len(tensor.shape) != 4}
-    for wanted in model.inputs:
-        if wanted.name in by_name:
-            yield from _object_to_input(wanted, by_name[wanted.name])
-
-
-def _is_text(tensor: TensorDescription) -> bool:
-    return tensor.dtype == "text" or tensor.shape[-1:] == ("tokens",)
-
-
-def _object_to_input(wanted: TensorDescription, given: TensorDescription) -> Iterator[Objection]:
-    if not _fits(given, wanted):
-        text = (
-            f"A sample of the data set has shape {_shape(given)}; the model's input {wanted.name} takes "
-            f"{_shape(wanted)}.{_layout_hint(given, wanted)}"
-        )
-        yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text)
-    elif wanted.dtype.startswith("int") and given.dtype.startswith("float"):
-        text = f"The model's input {wanted.name} is {wanted.dtype}; the data set gives {given.dtype}."
-        yield Objection(pointer="/dataset", severity="blocks", code="invalid_data", text=text)
-
-
-def _fits(given: TensorDescription, wanted: TensorDescription) -> bool:
-    """Whether the sizes after the batch agree; a size that is named is free."""
-    sizes = list(zip(given.shape[1:], wanted.sample_shape, strict=False))
-    same = all(isinstance(a, str) or isinstance(b, str) or a == b for a, b in sizes)
-    return len(given.shape) == len(wanted.shape) and same
-
-
-def _layout_hint(given: TensorDescription, wanted: TensorDescription) -> str:
-    sample, target = given.shape[1:], wanted.sample_shape
-    if len(sample) == 3 and (sample[2], sample[0], sample[1]) == target:
-        return " Make the data set again with layout NHWC."
-    if len(sample) == 2 and (1, *sample) == target:
-        return " Make the data set again with layout NHW."
-    return ""
-
-
-def _shape(tensor: TensorDescription) -> str:
-    return "×".join(str(size) for size in tensor.sample_shape) or "scalar"
 
 
 def _object_to_constraints(asked: JobCreate, data: DatasetDescription | None) -> Iterator[Objection]:

@@ -25,7 +25,7 @@ def find_planned(session: Session, tenant: str, asked: JobCreate) -> JobRow | No
 
 
 def object_to_plan(asked: JobCreate, planned: JobRow | None) -> Iterator[Objection]:
-    """What speaks against following the plan of another job: other steps, another model, other data."""
+    """What speaks against following the plan of another job: other steps, another model, other data, other settings."""
     if planned is None:
         return
     wanted = [step["method"] for step in planned.request["recipe"]["steps"]]
@@ -37,7 +37,10 @@ def object_to_plan(asked: JobCreate, planned: JobRow | None) -> Iterator[Objecti
         "model": planned.model_id != asked.model,
         "data set": planned.dataset_id != asked.dataset,
         "seed": planned.seed != asked.seed,
+        "target": planned.request["target"] != asked.target.model_dump(mode="json"),
+        # Of the same methods, since others block.
+        "setting": wanted == given and planned.request["recipe"] != asked.recipe.model_dump(mode="json"),
     }
     if others := [name for name, differs in changed.items() if differs]:
-        text = f"The plan was made for another {' and another '.join(others)}, so the bytes will differ."
+        text = f"The plan was made for another {' and another '.join(others)}, so the bytes may differ."
         yield Objection(pointer="/plan", severity="advice", code="invalid_request", text=text)

@@ -243,6 +243,9 @@ def test_files_that_could_not_be_written_block(tenant: str) -> None:
     # As integers it fits, but the original would have to become ONNX in floats.
     numbers = {"layers": (large.model_copy(update={"parameters": 10**9}),), "parameters": 10**9}
     assert objections(tenant, make_model(tenant, described_model(**numbers)), dataset) == []
+    # Training leaves them floats.
+    trained = objections(tenant, make_model(tenant, described_model(**numbers)), dataset, recipe=recipe_of("finetune"))
+    assert ("graph_too_large", "/recipe") in trained
     program = make_model(tenant, described_model(**numbers, format="pt2"))
     assert objections(tenant, program, dataset) == [("graph_too_large", "/model")]
     kept = recipe_of("quantize.linear", keep_float=["fc1"])

@@ -62,6 +62,24 @@ class TestPlan:
                 jobs.create(session, tenant, ask(model, None, plan=kept["plan.json"], recipe=recipe))
         assert (caught.value.code, caught.value.pointer) == ("invalid_request", "/plan")
 
+    def test_that_a_setting_of_a_step_or_the_target_is_another_is_told(self, tenant: str) -> None:
+        first, model, kept = self.planned(tenant)
+        with transaction() as session:
+            dataset = jobs.get(session, tenant, first).dataset
+            same = ask(model, dataset, plan=kept["plan.json"])
+            other = ask(
+                model,
+                dataset,
+                plan=kept["plan.json"],
+                target={"threads": 2},
+                recipe={"steps": [{"method": "quantize.linear", "calibration": {"samples": 7}}]},
+            )
+            told = [
+                [each.text for each in jobs.plan(session, tenant, asked).objections if each.pointer == "/plan"]
+                for asked in (same, other)
+            ]
+        assert told == [[], ["The plan was made for another target and another setting, so the bytes may differ."]]
+
     @pytest.mark.parametrize("kind", ["model.onnx", "foreign", "none"])
     def test_only_a_plan_of_the_tenant_is_a_plan(self, tenant: str, kind: str) -> None:
         _, model, kept = self.planned(make_tenant() if kind == "foreign" else tenant)
