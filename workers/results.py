@@ -32,23 +32,26 @@ def keep(out: Path, announced: Sequence[ArtifactMessage], blobs: Blobs) -> list[
 
 
 def take(run: Run, announced: CheckpointMessage, blobs: Blobs) -> StagedCheckpoint:
-    """Store the files of a checkpoint and remove them from `out`; raises as `keep` does, and what the store raises.
+    """Store the files of a checkpoint; raises as `keep` does, and what the store raises.
 
-    The runner still lives and may write to them: what is hashed and stored is a copy that it cannot reach.
+    The runner still lives and may write to them: what is hashed and stored is a copy that it cannot reach. Stored or
+    not, they are removed from `out`, since the runner writes no other as long as they lie there.
     """
     files = []
     with ExitStack() as stack:
         for file in announced.files:
+            stack.callback(_remove, run.out, file.path)
+        for file in announced.files:
             copy = run.kept / uuid4().hex
             stack.callback(copy.unlink, missing_ok=True)
-            digest, size = _move(run.out, file, copy)
+            digest, size = _copy(run.out, file, copy)
             blobs.put_file(copy, digest)
             files.append(StagedArtifactFile(filename=_label(file.filename), sha256=digest, bytes=size))
     return StagedCheckpoint(step=announced.step, finished=announced.finished, files=tuple(files))
 
 
-def _move(out: Path, file: ArtifactFile, to: Path) -> tuple[str, int]:
-    """Copy a file and remove it; gives the digest and the size of the copy."""
+def _copy(out: Path, file: ArtifactFile, to: Path) -> tuple[str, int]:
+    """Copy a file; gives the digest and the size of the copy."""
     digest, size = sha256(), 0
     with ExitStack() as stack:
         descriptor = _open(out, file.path, stack)
@@ -57,10 +60,13 @@ def _move(out: Path, file: ArtifactFile, to: Path) -> tuple[str, int]:
                 digest.update(block)
                 copy.write(block)
                 size += len(block)
-        folder = _open_folder(out, file.path, stack)
-        with suppress(OSError):
-            os.unlink(file.path.rpartition("/")[2], dir_fd=folder)
     return digest.hexdigest(), size
+
+
+def _remove(out: Path, path: str) -> None:
+    """Remove a file, where there is one."""
+    with suppress(OSError, Violation), ExitStack() as stack:
+        os.unlink(path.rpartition("/")[2], dir_fd=_open_folder(out, path, stack))
 
 
 def _keep(out: Path, file: ArtifactFile, blobs: Blobs) -> StagedArtifactFile:

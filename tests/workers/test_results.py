@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from core.errors import ModelpressError
 from core.messages import ArtifactFile, ArtifactMessage, CheckpointMessage
 from core.settings import settings
 from core.storage.blobs import Blobs, open_blobs
@@ -123,3 +124,20 @@ def test_a_checkpoint_that_is_a_link_is_none(blobs: Blobs, tmp_path: Path) -> No
     files = (ArtifactFile(path="checkpoints/1/a.json", filename="a.json"),)
     with pytest.raises(Violation):
         take(run, CheckpointMessage(step=0, finished=False, files=files), blobs)
+
+
+def test_what_could_not_be_stored_does_not_keep_the_runner_from_writing_another(
+    blobs: Blobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run")
+    for name in ("a.json", "b.json"):
+        (run.out / "checkpoints/1" / name).write_bytes(b"bytes")
+    files = tuple(ArtifactFile(path=f"checkpoints/1/{name}", filename=name) for name in ("a.json", "b.json"))
+
+    def refuse(*_: object) -> None:
+        raise ModelpressError("unavailable", "The store is away.")
+
+    monkeypatch.setattr(Blobs, "put_file", refuse)
+    with pytest.raises(ModelpressError):
+        take(run, CheckpointMessage(step=0, finished=False, files=files), blobs)
+    assert list(run.kept.iterdir()) == list((run.out / "checkpoints/1").iterdir()) == []
