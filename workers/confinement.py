@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, final
 
+from core.services.system import runner_threads
 from workers import confine
 from workers.process import Grouped, RunnerProcess
 from workers.staging import Run
@@ -85,7 +86,7 @@ class Unconfined(Sandbox):
 
 def environment(tmp: str) -> dict[str, str]:
     """The whole environment of a runner."""
-    threads = str(_threads())
+    threads = str(runner_threads())
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return {
         "PATH": "/usr/bin:/bin",
@@ -106,15 +107,11 @@ def limits_of(bounds: Bounds) -> confine.Limits:
     most = bounds.memory_bytes + _MAPPINGS * bounds.input_bytes
     return confine.Limits(
         address_space=most + _ADDRESS_HEADROOM,
-        data=most + _DATA_HEADROOM + _STACKS_PER_THREAD * _threads(),
+        data=most + _DATA_HEADROOM + _STACKS_PER_THREAD * runner_threads(),
         file_bytes=bounds.file_bytes,
         processes=_PROCESSES,
         open_files=_OPEN_FILES,
     )
-
-
-def _threads() -> int:
-    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
 
 
 def confining(script: str, restrictions: confine.Restrictions) -> list[str]:

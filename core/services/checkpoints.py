@@ -5,7 +5,6 @@ constraints, plan and versions, lead to the same bytes on machines of one kind.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +17,7 @@ from sqlalchemy.orm import Session
 from core.database.tables import ArtifactRow, CheckpointRow, DatasetRow, JobRow, Json, MetricRow, ModelRow
 from core.resources.job import JobCreate
 from core.services.files import ClaimedFile, claimed_files
-from core.services.system import host
+from core.services.system import host, runner_threads
 from core.services.tenancy import owned
 from core.settings import settings
 from core.states import TERMINAL, InspectionState, JobState
@@ -65,7 +64,7 @@ def keys_of(asked: JobCreate, model: ModelRow, dataset: DatasetRow | None, plan:
 def host_kind() -> str:
     """What of this process's machine may decide a bit: its CPU, and the threads that a runner gets."""
     here = host()
-    return _digest([here.cpu, here.flags, os.environ.get("OMP_NUM_THREADS", "1")])
+    return _digest([here.cpu, here.flags, runner_threads()])
 
 
 def find(session: Session, job: JobRow, keys: Sequence[str]) -> Resumption | None:

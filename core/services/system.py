@@ -77,6 +77,11 @@ def host() -> Host:
     )
 
 
+def runner_threads() -> int:
+    """The threads that a runner of this process's worker computes with."""
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+
+
 @cache
 def runtimes() -> dict[str, str]:
     """The versions of what results are made for and with; nothing is imported for it."""

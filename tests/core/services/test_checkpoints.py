@@ -249,6 +249,16 @@ class TestEqualBeginnings:
         assert given.claim().resume is None
 
 
+def test_a_machine_where_runners_get_other_threads_is_of_another_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kind(threads: str, cores: int) -> str:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+        monkeypatch.setattr("os.cpu_count", lambda: cores)
+        return checkpoints.host_kind.__wrapped__()
+
+    assert kind("2", 4) == kind("2", 8) == kind("", 2)
+    assert len({kind("2", 4), kind("4", 4), kind("", 8)}) == 3
+
+
 class TestEnd:
     def test_what_is_inside_a_step_goes_and_what_finished_steps_made_stays(self, given: Given) -> None:
         given.submit(1, 2)
