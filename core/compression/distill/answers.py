@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from core.compression.distill import softened
-from core.compression.distill.logits import CLASS_TASKS, Undo
 from core.compression.distill.teachers import Teachers
+from core.compression.logits import CLASS_TASKS, Undo
 from core.compression.train.losses import LOSSES, TaskObjective
 from core.compression.train.objective import Answers, Objective, TrainingBatch
 from core.data.tokens import IGNORED

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from core.compression.logits import logits_of
 from core.compression.train.losses import LOSSES
 from core.data.dataset import Dataset
 from core.description import SplitName, Task
@@ -53,6 +54,7 @@ def examine(network: Network, dataset: Dataset, exam: Exam) -> Scores:
     """The score of each sample (n,): whether the answer is right, or the loss."""
     size = network.inputs[0].shape[0] if network.inputs[0].shape else None
     batch = size if isinstance(size, int) else BATCH
+    undo = logits_of(network, exam.task)
     scores = []
     for samples in dataset.batches(exam.split, batch, MOST):
         inputs = tuple(samples.inputs[tensor.name] for tensor in network.inputs)
@@ -61,7 +63,7 @@ def examine(network: Network, dataset: Dataset, exam: Exam) -> Scores:
         with torch.no_grad():
             given = network.graph(*inputs)
         first: Tensor = given if isinstance(given, Tensor) else given[0]
-        scores.append(_score(first, samples.labels, exam.task))
+        scores.append(_score(undo(first), samples.labels, exam.task))
     if not scores:
         raise ModelpressError("missing_data", f"The {exam.split} split has too few samples for one batch.")
     return torch.cat(scores).double().numpy()

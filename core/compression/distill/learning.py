@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from core.compression.context import Context, Emit
 from core.compression.distill.chapters import Chapter, results_of
 from core.compression.distill.comparison import Exam, Scores, examine, judge_teacher, open_exam
+from core.compression.logits import logits_of
 from core.compression.method import Report
 from core.compression.train.losses import TaskObjective
 from core.compression.train.objective import Objective
@@ -78,7 +79,8 @@ class Lesson:
             emit=_without_metrics(self.context.emit),
             recorded={TRAINING: dict(recorded)} if isinstance(recorded, Mapping) else None,
         )
-        objective = TaskObjective(dataset.task, smoothing=self.spec.label_smoothing)
+        undo = logits_of(self.student, dataset.task)
+        objective = TaskObjective(dataset.task, smoothing=self.spec.label_smoothing, undo=undo)
         trained = train(self.student, objective, dataset, self.spec, first)
         return examine(trained.network, dataset, exam), trained.record
 

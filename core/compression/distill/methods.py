@@ -9,10 +9,10 @@ from core.compression.context import Context
 from core.compression.distill.answers import AnswerKind, AnswerLoss, AnswerObjective, Comparison
 from core.compression.distill.features import FeatureKind, FeatureObjective, watched_of
 from core.compression.distill.learning import Lesson
-from core.compression.distill.logits import logits_of
 from core.compression.distill.pairing import Pairing, pair_by_depth, pair_by_name
 from core.compression.distill.student import choose_student, teachers_of
 from core.compression.distill.teachers import Teachers
+from core.compression.logits import logits_of
 from core.compression.method import Method, Report
 from core.network.network import Network
 from core.specs.distill import FeatureDistillation, LogitDistillation

@@ -8,7 +8,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from core.compression.distill.logits import logits_of
+from core.compression.logits import logits_of
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.objective import Answers, TrainingBatch
 from core.data.dataset import Dataset

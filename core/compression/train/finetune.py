@@ -5,6 +5,7 @@ from typing import final
 from pydantic import JsonValue
 
 from core.compression.context import Context
+from core.compression.logits import logits_of
 from core.compression.method import Method, Report
 from core.compression.train.losses import TaskObjective
 from core.compression.train.trainer import train, training_split
@@ -23,7 +24,12 @@ class Finetuner(Method[Finetune]):
         split = training_split(dataset)
         if not dataset.labelled(split):
             raise ModelpressError("missing_data", f"The {split} split has no labels to learn from.", step=context.step)
-        objective = TaskObjective(dataset.task, smoothing=spec.label_smoothing, robust=spec.regression == "huber")
+        objective = TaskObjective(
+            dataset.task,
+            smoothing=spec.label_smoothing,
+            robust=spec.regression == "huber",
+            undo=logits_of(network, dataset.task),
+        )
         trained = train(network, objective, dataset, spec, context)
         context.progress(1.0, f"{len(trained.layers)} layers trained")
         plan: dict[str, JsonValue] = {"training": trained.record}

@@ -6,6 +6,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.compression.logits import Undo, unchanged
 from core.compression.train.objective import Answers, Objective, TrainingBatch
 from core.data.tokens import IGNORED
 from core.description import Task
@@ -58,8 +59,8 @@ LOSSES: Mapping[Task, Loss] = {
 class TaskObjective(Objective):
     """The loss of a task on the first output."""
 
-    def __init__(self, task: Task, *, smoothing: float = 0.0, robust: bool = False) -> None:
-        """Raises `missing_data` for a task whose labels no loss is known for."""
+    def __init__(self, task: Task, *, smoothing: float = 0.0, robust: bool = False, undo: Undo = unchanged) -> None:
+        """`undo` brings answers to logits. Raises `missing_data` for a task whose labels no loss is known for."""
         super().__init__()
         if task not in LOSSES:
             raise ModelpressError(
@@ -68,14 +69,14 @@ class TaskObjective(Objective):
                 hint=f"Training needs one of the tasks {', '.join(LOSSES)}.",
             )
         self._loss = come_near_most if robust and task == "regression" else LOSSES[task]
-        self._smoothing = smoothing
+        self._smoothing, self._undo = smoothing, undo
 
     def forward(self, answers: Answers, batch: TrainingBatch) -> Tensor:
         """Mean over the samples; without smoothing where samples are judged, not trained on."""
         if batch.labels is None:
             raise ModelpressError("missing_data", f"The {batch.split} split has no labels to learn from.")
         smoothing = 0.0 if batch.split == "validation" else self._smoothing
-        return self._loss(answers.outputs[0], batch.labels, smoothing).mean()
+        return self._loss(self._undo(answers.outputs[0]), batch.labels, smoothing).mean()
 
 
 def _each(loss: Callable[..., Tensor], found: Tensor, labels: Tensor, **settings: float) -> Tensor:

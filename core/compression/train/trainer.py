@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from core.compression.context import Context
+from core.compression.logits import logits_of
 from core.compression.train.augmentation import Augmenter, image_inputs
 from core.compression.train.budget import Budget
 from core.compression.train.course import Course, Decisions
@@ -73,7 +74,8 @@ class _Run:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         mounted = TrainableNetwork(network, objective.watched).to(device)
         self._learner = Learner(mounted, objective.to(device), settings, self._feeder.batch_size, device)
-        examiner = Examiner(data, names, fixed_batch=self._fixed) if data.count(SPLIT) else None
+        undo = logits_of(network, data.task)
+        examiner = Examiner(data, names, fixed_batch=self._fixed, undo=undo) if data.count(SPLIT) else None
         self._examiner = examiner if examiner is not None and examiner.samples else None
         self._best: dict[str, Tensor] = {}
         self._course = Course()

@@ -6,6 +6,7 @@ from typing import final
 import numpy as np
 import torch
 
+from core.compression.logits import Undo, unchanged
 from core.compression.train.feeding import on_device
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.objective import Objective, TrainingBatch
@@ -41,11 +42,16 @@ class Judgement:
 class Examiner:
     """Judges a mounted network on the validation split."""
 
-    def __init__(self, dataset: Dataset, names: tuple[str, ...], *, fixed_batch: int | None) -> None:
-        """`names` are the network's inputs in order; a network of a fixed batch size leaves out what fills none."""
+    def __init__(
+        self, dataset: Dataset, names: tuple[str, ...], *, fixed_batch: int | None, undo: Undo = unchanged
+    ) -> None:
+        """`names` are the network's inputs in order, `undo` brings its answers to logits.
+
+        A network of a fixed batch size leaves out what fills none.
+        """
         self._access = RandomAccess(dataset, SPLIT)
         self._task = dataset.task
-        self._names = names
+        self._names, self._undo = names, undo
         self._batch = fixed_batch or BATCH
         count = min(len(self._access), MOST)
         self.samples = count - count % fixed_batch if fixed_batch else count
@@ -61,7 +67,8 @@ class Examiner:
                 answers = mounted(*batch.inputs)
                 count = len(batch.rows)
                 loss += float(objective(answers, batch)) * count
-                judged = None if batch.labels is None else judge_labels(self._task, answers.outputs[0], batch.labels)
+                logits = self._undo(answers.outputs[0])
+                judged = None if batch.labels is None else judge_labels(self._task, logits, batch.labels)
                 if judged is not None:
                     labelled = True
                     quality += judged[1] * count

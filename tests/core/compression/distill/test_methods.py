@@ -1,6 +1,8 @@
 """Whole distillations of small networks."""
 
+import copy
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -113,6 +115,29 @@ def test_a_comparison_says_whether_the_teacher_helped(lesson, told):
     # Being compared changes nothing, and the curves are those of the taught student.
     assert same(student, lesson(epochs=1)[0])
     assert curve == [each for each in told if isinstance(each, MetricMessage)]
+
+
+def with_softmax(network: Network) -> Network:
+    graph = copy.deepcopy(network.graph)
+    output = next(node for node in graph.graph.nodes if node.op == "output")
+    with graph.graph.inserting_before(output):
+        likely = graph.graph.call_function(torch.ops.aten.softmax.int, (output.args[0], 1))
+    output.args = (likely,)
+    graph.recompile()
+    return replace(network, graph=graph)
+
+
+def test_neither_student_is_at_a_loss_where_answers_are_probabilities(lesson, teacher):
+    def compare(network: Network) -> list[float]:
+        student = thin(network, 0.5)
+        given = {"original": network, "models": {"mdl_1": student}}
+        _, report = lesson(given, student="mdl_1", compare=True, epochs=12, early_stopping=0)
+        (text,) = [each.text for each in report.findings if each.code.startswith("teacher_")]
+        return [float(each) for each in re.findall(r"0\.\d{4}(?= with| alone)", text)]
+
+    wanted = compare(teacher)
+    assert len(wanted) == 2
+    assert compare(with_softmax(teacher)) == pytest.approx(wanted, abs=0.02)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.6, 0.99])

@@ -11,9 +11,9 @@ from torch import nn
 from core.compression.distill import softened
 from core.compression.distill.answers import AnswerLoss, AnswerObjective, Comparison
 from core.compression.distill.features import FeatureObjective, watched_of
-from core.compression.distill.logits import logits_of
 from core.compression.distill.pairing import Pairing, find_cuts, pair_by_depth, pair_by_name
 from core.compression.distill.teachers import Teachers
+from core.compression.logits import logits_of
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.objective import Answers, TrainingBatch
 from core.data.dataset import Dataset

@@ -66,19 +66,30 @@ class Small(nn.Module):
         return self.fc(torch.max_pool2d(y, 2).flatten(1))
 
 
+class Likely(Small):
+    """The same, as many files are: its answers are probabilities."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).softmax(1)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-@pytest.fixture(scope="session")
-def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def save(kind: type[nn.Module], path: Path) -> Path:
+    """A network whose weights are the same for every kind."""
     torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("models") / "small.pt2"
     example = (torch.randn(2, 1, SIDE, SIDE),)
-    program = torch.export.export(Small().eval(), example, dynamic_shapes=({0: torch.export.Dim("n", min=1, max=256)},))
+    program = torch.export.export(kind().eval(), example, dynamic_shapes=({0: torch.export.Dim("n", min=1, max=256)},))
     torch.export.save(program, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(Small, tmp_path_factory.mktemp("models") / "small.pt2")
 
 
 @pytest.fixture
@@ -112,6 +123,11 @@ SHAPES = DatasetSpec(
         "evaluation": SplitArrays(x="tx", y="ty"),
     },
 )
+
+
+@pytest.fixture
+def likely(tmp_path: Path) -> Network:
+    return read(save(Likely, tmp_path / "likely.pt2"))
 
 
 @pytest.fixture

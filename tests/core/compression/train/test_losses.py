@@ -48,6 +48,12 @@ def test_each_class_for_itself():
     assert loss("multi_label", found, labels) == pytest.approx(wanted)
 
 
+def test_probabilities_are_taken_back_to_logits_first():
+    found, labels = torch.tensor([[0.0, 3.0]]), torch.tensor([[1.0, 0.0]])
+    wanted = loss("multi_label", found, labels)
+    assert loss("multi_label", found.sigmoid(), labels, undo=torch.logit) == pytest.approx(wanted)
+
+
 def test_squared_error_and_hubers():
     found, labels = torch.tensor([[0.5], [4.0]]), torch.tensor([0.0, 0.0])
     assert loss("regression", found, labels) == pytest.approx((0.25 + 16) / 2)

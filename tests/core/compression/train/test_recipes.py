@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from core.compression.pipeline import run
 from core.compression.train import TRAIN
@@ -62,3 +63,18 @@ def test_a_network_of_one_sample_at_a_time_is_trained_sample_by_sample(small, sh
     assert report.plan["training"]["micro_batch"] == 1
     assert report.plan["training"]["batch_size"] == 8
     assert network.inputs == fixed.inputs
+
+
+def test_a_network_that_ends_in_a_softmax_learns_as_it_would_without(small, likely, shapes, context, told):
+    spec = Finetune(steps=20, batch_size=16, lr=0.05, optimiser="sgd")
+    plain, _ = TRAIN[Finetune].apply(small, spec, context(shapes))
+    wanted = [(each.name, each.value) for each in told if isinstance(each, MetricMessage)]
+    told.clear()
+    found, _ = TRAIN[Finetune].apply(likely, spec, context(shapes))
+    seen = [(each.name, each.value) for each in told if isinstance(each, MetricMessage)]
+    assert [name for name, _ in seen] == [name for name, _ in wanted]
+    assert [value for _, value in seen] == pytest.approx([value for _, value in wanted], rel=1e-3)
+    (batch,) = shapes.batches("evaluation", 1000)
+    inputs = tuple(batch.inputs.values())
+    with torch.no_grad():
+        torch.testing.assert_close(found.graph(*inputs), plain.graph(*inputs).softmax(1), rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""What a network says before it makes probabilities of it: losses compare logits; some networks end in a softmax."""
+"""What a network says before it makes probabilities of it: losses are of logits; some networks end in a softmax."""
 
 from collections.abc import Callable
 
@@ -16,6 +16,11 @@ CLASS_TASKS: frozenset[Task] = frozenset({"classification", "token_classificatio
 _LAYERS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Softmax, "softmax"), (nn.Sigmoid, "sigmoid"))
 
 
+def unchanged(found: Tensor) -> Tensor:
+    """The way back to logits of a network that gives them."""
+    return found
+
+
 def logits_of(network: Network, task: Task) -> Undo:
     """The way from a network's first output back to logits: log after a softmax, logit after a sigmoid, else nothing.
 
@@ -24,7 +29,7 @@ def logits_of(network: Network, task: Task) -> Undo:
     last = _last_call(network)
     if last == "softmax" and task in CLASS_TASKS:
         return _log
-    return _logit if last == "sigmoid" and task == "multi_label" else _same
+    return _logit if last == "sigmoid" and task == "multi_label" else unchanged
 
 
 def _last_call(network: Network) -> str:
@@ -38,10 +43,6 @@ def _last_call(network: Network) -> str:
         return next((name for kind, name in _LAYERS if isinstance(layer, kind)), "")
     name = str(getattr(first.target, "__name__", first.target)).partition(".")[0]
     return name.strip("_")
-
-
-def _same(found: Tensor) -> Tensor:
-    return found
 
 
 def _log(found: Tensor) -> Tensor:
