@@ -10,6 +10,7 @@ from torch import Tensor
 from core.data.columns import Rows
 from core.data.dataset import Batch, Dataset
 from core.description import SplitName
+from core.errors import ModelpressError
 
 # Samples that are read at once; they stay in the processor's caches until they are in place.
 CHUNK_ROWS = 512
@@ -22,6 +23,13 @@ class RandomAccess:
     """One split of a data set; what `take` gives is the same whether samples are kept in memory or not."""
 
     def __init__(self, dataset: Dataset, split: SplitName, *, kept_bytes: int = KEPT_BYTES) -> None:
+        """Raises `method_not_applicable` for inputs whose samples are not rows."""
+        turned = [name for name, transform in dataset.transforms.items() if transform.batch_axis]
+        if turned:
+            sentence = (
+                f"Training takes rows, and input `{turned[0]}` has its samples along another axis than the first."
+            )
+            raise ModelpressError("method_not_applicable", sentence, hint="Export it with its batch first.")
         self._dataset = dataset
         self.split: SplitName = split
         self.kept_bytes = _total(dataset.take(split, np.zeros(1, np.int64))) * dataset.count(split)

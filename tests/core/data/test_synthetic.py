@@ -1,8 +1,10 @@
 import pytest
 import torch
 
+from core.data.access import RandomAccess
 from core.data.synthetic import Known, synthesise
 from core.description import InputMapping, TensorDescription
+from core.errors import ModelpressError
 from core.network.input_statistics import InputStatistics
 
 INPUTS = (
@@ -77,3 +79,12 @@ def test_bytes_are_drawn_over_their_whole_range():
     tensor = TensorDescription(name="image", dtype="uint8", shape=("batch", 3, 8, 8))
     image = next(synthesise((tensor,), Known(), 0).batches("evaluation", 64)).inputs["image"]
     assert (image.dtype, int(image.min()), int(image.max())) == (torch.uint8, 0, 255)
+
+
+@pytest.mark.parametrize("kept_bytes", [0, 1 << 30])
+def test_states_whose_samples_are_no_rows_are_not_trained_on(kept_bytes):
+    state = TensorDescription(name="state", dtype="float32", shape=(2, "batch", 5))
+    dataset = synthesise((*INPUTS, state), Known(sizes={"sequence": 8}), 0)
+    with pytest.raises(ModelpressError, match="`state`") as caught:
+        RandomAccess(dataset, "calibration", kept_bytes=kept_bytes)
+    assert caught.value.code == "method_not_applicable"
