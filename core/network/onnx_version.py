@@ -48,6 +48,8 @@ def convert(model: onnx.ModelProto, opset: int) -> onnx.ModelProto | None:
             return None
         for made, given in zip(_interface(converted), _interface(model), strict=True):
             made.type.CopyFrom(given.type)
+        # What it says of values in between has the numbers.
+        del converted.graph.value_info[:]
     del converted.metadata_props[:]
     converted.metadata_props.extend(model.metadata_props)
     return converted
