@@ -14,6 +14,8 @@ from core.network.sampling import draw_inputs, resized
 
 # Samples must agree, whatever the batch they are in, to this fraction of the largest output.
 TOLERANCE = 1e-4
+# Each reading runs the graph some times, and a file may name as many free sizes as it likes.
+MOST_READINGS = 8
 _SAMPLES = 3
 _ERRORS = (RuntimeError, ValueError, TypeError, IndexError, ModelpressError)
 
@@ -74,11 +76,9 @@ def _readings(example: Sequence[torch.Tensor], shapes: Sequence[Shape]) -> Itera
     sizes = [tuple(tensor.shape) for tensor in example]
     named = list(named_readings(shapes))
     seen: set[Axes] = set()
-    for reading in (
-        *(reading for reading in named if reading.whole),
-        *baked_readings(sizes),
-        *(reading for reading in named if not reading.whole),
-    ):
+    whole = [reading for reading in named if reading.whole]
+    partial = [reading for reading in named if not reading.whole]
+    for reading in (*whole[:MOST_READINGS], *baked_readings(sizes), *partial[:MOST_READINGS]):
         if reading.axes not in seen and batch_size(sizes, reading.axes) is not None:
             seen.add(reading.axes)
             yield reading

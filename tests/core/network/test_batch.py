@@ -265,3 +265,23 @@ def test_a_cut_through_the_samples_is_no_free_batch() -> None:
     graph = torch.fx.symbolic_trace(FirstThree())
     found = free_batch(graph, [torch.randn(20, 4)], [(20, 4)], seed=0)
     assert (found.state, found.reason) == ("fixed", "Output 0 has no size that grows with the batch.")
+
+
+class Counted(nn.Module):
+    """What comes in, and how often."""
+
+    runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        return x
+
+
+def test_a_file_with_many_free_sizes_is_not_tried_with_each() -> None:
+    counted, graph, inputs = Counted(), torch.fx.Graph(), [torch.randn(2 + number, 3) for number in range(60)]
+    values = [graph.placeholder(f"x{number}") for number in range(60)]
+    graph.output((graph.call_module("counted", (values[0],)), *values[1:]))
+    network = torch.fx.GraphModule({"counted": counted}, graph)
+    found = free_batch(network, inputs, [(f"n{number}", f"m{number}") for number in range(60)], seed=0)
+    assert found.state == "fixed"
+    assert 0 < counted.runs < 300
