@@ -20,7 +20,7 @@ from core.network.surgery.rules import Rule, find_layer_rule, find_rule
 # Unlike a usual size of anything else, and not 1, which is special to broadcasting.
 PROBE_BATCH = 3
 # A rule raises these where a call is of a form that it does not know.
-_MISFITS = (Misfit, ValueError, IndexError, KeyError)
+_MISFITS = (Misfit, ValueError, IndexError, KeyError, ZeroDivisionError)
 
 
 @final

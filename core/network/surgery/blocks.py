@@ -82,7 +82,7 @@ def _find_branches(graph: fx.GraphModule, shapes: Mapping[fx.Node, tuple[int, ..
             below = [term for term in terms if stream in above[term]]
             reached = set(below).union(*(above[term] for term in below))
             inside = _reach(stream, lambda each: each.users) & reached
-            nodes = sorted(inside | _sums(node), key=position.__getitem__)
+            nodes = sorted(inside.union(_sums(node)), key=position.__getitem__)
             branch = _closed(graph, stream, node, nodes) if below else None
             if branch is not None and shapes.get(branch.exit) == shapes.get(stream):
                 yield branch
@@ -99,19 +99,19 @@ def _is_scaled(node: fx.Node) -> bool:
 
 def _terms(node: fx.Node) -> Iterator[fx.Node]:
     """What a sum adds up, sums within it taken apart."""
-    for term in node.all_input_nodes:
-        if term.target is aten.add.Tensor and _is_part_of_sum(term):
-            yield from _terms(term)
-        else:
-            yield term
+    sums = _sums(node)
+    for each in sums:
+        yield from (term for term in each.all_input_nodes if term not in sums)
 
 
-def _sums(node: fx.Node) -> set[fx.Node]:
-    """A sum and those within it."""
-    found = {node}
-    for term in node.all_input_nodes:
-        if term.target is aten.add.Tensor and _is_part_of_sum(term):
-            found |= _sums(term)
+def _sums(node: fx.Node) -> dict[fx.Node, None]:
+    """A sum and those within it; no recursion, since a chain may have thousands."""
+    found: dict[fx.Node, None] = {}
+    waiting = [node]
+    while waiting:
+        each = waiting.pop()
+        found[each] = None
+        waiting += [term for term in each.all_input_nodes if term.target is aten.add.Tensor and _is_part_of_sum(term)]
     return found
 
 

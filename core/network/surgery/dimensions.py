@@ -65,11 +65,18 @@ def fixed(size: int, why: str = "fixed size") -> Axis:
 
 def resolve(e: Dimension) -> Dimension:
     """`e` with refined axes followed, nested parts of one kind flattened, factors of size 1 left out."""
-    if isinstance(e, Axis):
-        if e.became is None:
-            return e
-        e.became = resolve(e.became)
-        return e.became
+    # A loop, since a stream with a thousand sums has a chain of as many axes.
+    followed: list[Axis] = []
+    while isinstance(e, Axis) and e.became is not None:
+        followed.append(e)
+        e = e.became
+    found = e if isinstance(e, Axis) else _flatten(e)
+    for axis in followed:
+        axis.became = found
+    return found
+
+
+def _flatten(e: Cat | Mul) -> Dimension:
     kind = type(e)
     parts: Dims = []
     for part in map(resolve, e.parts):

@@ -1,8 +1,11 @@
 """What leaving a block out means: what went into it goes on, as if its branch added nothing."""
 
+import functools
+
 import pytest
 import torch
 
+from core.description import TensorDescription
 from core.errors import ModelpressError
 from core.network.network import Network
 from core.network.surgery import Block, choose_blocks, drop_blocks, find_blocks, thin
@@ -55,6 +58,17 @@ def test_where_no_norm_made_the_stream_the_last_norm_of_a_layer_stays() -> None:
 
 def test_a_sum_with_nothing_in_between_is_no_block() -> None:
     assert not find_blocks(network_of(STRUCTURES["halves"]()))
+
+
+def test_a_sum_of_thousands_is_taken_apart() -> None:
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(
+        functools.reduce(lambda total, _: graph.call_function(torch.ops.aten.add.Tensor, (total, x)), [x] * 3000)
+    )
+    module = torch.fx.GraphModule(torch.nn.Module(), graph)
+    shapes = TensorDescription(name="x", dtype="float32", shape=("batch", 2))
+    assert not find_blocks(Network(module, (shapes,), (shapes,)))
 
 
 def test_a_block_that_is_not_there_is_refused() -> None:

@@ -116,3 +116,12 @@ def test_frozen_stays_frozen_through_refinement_and_merging() -> None:
     free = Axis(6)
     unify(free, axis)
     assert is_frozen(free)
+
+
+def test_an_index_that_is_shared_by_thousands_is_followed() -> None:
+    """A stream of residual sums: each of them merges it with another weight."""
+    stream = Axis(4)
+    weights = [Axis(4) for _ in range(3000)]
+    for weight in weights:
+        unify(stream, weight)
+    assert leaves(weights[0]) == leaves(stream) == [weights[-1]]

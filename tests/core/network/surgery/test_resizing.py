@@ -170,6 +170,23 @@ def test_an_operator_without_a_rule_keeps_what_it_touches_and_is_named() -> None
     assert list(channels.unknown) == ["diff"]
 
 
+class Scaled(nn.Module):
+    """A sum along a dimension of a number, which has none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.scale = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.first(x)) * torch.cumsum(self.scale, 0))
+
+
+def test_a_number_without_dimensions_stops_no_analysis() -> None:
+    channels = Channels(network_of((Scaled(), (torch.randn(3, 6),))))
+    assert [group.name for group in channels.groups] == ["first.weight[0]"]
+
+
 def test_a_rule_that_gives_other_shapes_than_were_traced_is_not_believed(monkeypatch) -> None:
     honest = analysis.find_rule
     monkeypatch.setattr(
