@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from core.description import ModelDescription
 from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
 from core.specs.interfaces import difference
-from core.specs.train import Training
+from core.specs.train import Training, trainable
 
 MOST_TEACHERS = 4
 ORIGINAL = "original"
@@ -77,8 +77,8 @@ class Distillation(Training, Spec):
         return 0
 
     def requires(self, description: ModelDescription) -> Capability:
-        """A network whose weights can be trained, with an output of a number or more for each sample."""
-        return _trainable(description)
+        """A network whose weights can be trained."""
+        return trainable(description)
 
     def suits(self, description: ModelDescription, others: Mapping[str, ModelDescription]) -> Capability:
         """Besides, teachers and student must take the same inputs and give outputs of the same shapes."""
@@ -215,7 +215,7 @@ class BlockDistillation(Spec):
     epochs: float = Field(20.0, gt=0, le=10_000, description="Passes of each block over the samples.")
     batch_size: int = Field(32, ge=1, le=8192, description="Samples of one update.")
     lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = Field(
-        "auto", description="Highest learning rate; auto: the best of four that are tried on each block."
+        "auto", description="Highest learning rate; auto: the best of five that are tried on each block."
     )
 
     def calibration_samples(self) -> int:
@@ -224,18 +224,7 @@ class BlockDistillation(Spec):
 
     def requires(self, description: ModelDescription) -> Capability:
         """A network whose weights can be trained."""
-        return _trainable(description)
+        return trainable(description)
 
 
 DISTILL: tuple[type[Spec], ...] = (LogitDistillation, FeatureDistillation, BlockDistillation)
-
-
-def _trainable(description: ModelDescription) -> Capability:
-    if description.mode == "onnx_only":
-        return Capability(
-            ok=False, why=f"The file could not be read as a network, so it cannot be trained: {description.why}"
-        )
-    layers = tuple(layer.name for layer in description.layers if layer.parameters)
-    if not layers:
-        return Capability(ok=False, why="The network has no weights that could be trained.")
-    return Capability(ok=True, layers=layers)

@@ -85,6 +85,18 @@ class Training(Asked):
         return min(counts)
 
 
+def trainable(description: ModelDescription) -> Capability:
+    """Whether there is a network, and weights in it that can be trained."""
+    if description.mode == "onnx_only":
+        return Capability(
+            ok=False, why=f"The file could not be read as a network, so it cannot be trained: {description.why}"
+        )
+    layers = tuple(layer.name for layer in description.layers if layer.parameters)
+    if not layers:
+        return Capability(ok=False, why="The network has no weights that could be trained.")
+    return Capability(ok=True, layers=layers)
+
+
 class Finetune(Training, Spec):
     """Training on, with the labels of the data: what earlier steps have cost is won back.
 
@@ -113,14 +125,7 @@ class Finetune(Training, Spec):
 
     def requires(self, description: ModelDescription) -> Capability:
         """A network with weights."""
-        if description.mode == "onnx_only":
-            return Capability(
-                ok=False, why=f"The file could not be read as a network, so it cannot be trained: {description.why}"
-            )
-        layers = tuple(layer.name for layer in description.layers if layer.parameters)
-        if not layers:
-            return Capability(ok=False, why="The network has no weights that could be trained.")
-        return Capability(ok=True, layers=layers)
+        return trainable(description)
 
 
 TRAIN: tuple[type[Spec], ...] = (Finetune,)
