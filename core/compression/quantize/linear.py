@@ -168,9 +168,10 @@ def _choose_weights(network: Network, plan: Plan, spec: LinearQuantization, cont
 
     yardstick = Yardstick(network, dataset, split=split, limit=LIMIT_SAMPLES)
     trial = Trial(build, run, inputs, yardstick)
+    saturates = kernels_saturate(threads)
     if (recorded := _recorded_weights(context)) is not None:
-        return repeat_grid(recorded.choice, recorded.why, recorded.difference_from_exact, trial)
-    return choose_grid(spec.saturation, trial, saturates=kernels_saturate(threads))
+        return repeat_grid(recorded.choice, recorded.why, trial, saturates=saturates)
+    return choose_grid(spec.saturation, trial, saturates=saturates)
 
 
 class _RecordedWeights(BaseModel):
@@ -178,7 +179,6 @@ class _RecordedWeights(BaseModel):
 
     choice: Choice
     why: str
-    difference_from_exact: float
 
 
 def _recorded_weights(context: Context) -> _RecordedWeights | None:

@@ -1,13 +1,13 @@
 """Which grid the weights get: all 8 bits where the CPU's products are exact, a smaller or shifted one where not."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
 
 from core.compression.quantize.integers import IntegerNetwork
-from core.compression.quantize.saturation import EXACT_TOLERANCE, GRIDS, Choice, Cut, predict_cut
+from core.compression.quantize.saturation import EXACT_TOLERANCE, GRIDS, Choice, predict_cut
 from core.compression.yardstick import Yardstick
 from core.findings import make_finding
 from core.network.encodings import Grid
@@ -18,6 +18,8 @@ from core.verdict import Finding
 # Quality that 7 bits may cost more than 8 before the slower unsigned weights are taken; 0.1 points of accuracy.
 SEVEN_BIT_COST = 0.001
 
+# How reasons are worded, by which a plan that is repeated is known.
+_EXACT = "8-bit products are exact on this CPU."
 _SATURATES = "8-bit products saturate on this CPU"
 
 Wish = Literal["auto", "full_range", "seven_bit", "unsigned"]
@@ -50,28 +52,27 @@ def choose_grid(wish: Wish, trial: Trial, *, saturates: bool) -> Chosen:
     `saturates` says whether the target's 8-bit products were seen to be inexact.
     """
     if wish != "auto":
-        return _forced(wish, trial)
+        return _take(wish, "The recipe asked for it.", trial)
     full = trial.build(GRIDS["full_range"])
     difference = _difference(full, trial)
     if difference <= EXACT_TOLERANCE:
-        cut = predict_cut(full, trial.inputs)
-        why = (
-            "8-bit products are exact on this CPU."
-            if not saturates
-            else "This CPU's 8-bit products can saturate, but do not with this file."
-        )
-        finding = None if cut is None or saturates else _elsewhere(cut)
+        why = _EXACT if not saturates else "This CPU's 8-bit products can saturate, but do not with this file."
+        finding = None if saturates else _elsewhere(full, trial)
         return Chosen("full_range", full, why, difference, finding)
     return _avoid(full, difference, trial)
 
 
-def repeat_grid(choice: Choice, why: str, difference: float, trial: Trial) -> Chosen:
-    """What an earlier run has chosen and said of it; this CPU is not asked."""
-    finding = _avoided(why) if why.startswith(_SATURATES) else None
-    return Chosen(choice, trial.build(GRIDS[choice]), why, difference, finding)
+def repeat_grid(choice: Choice, why: str, trial: Trial, *, saturates: bool) -> Chosen:
+    """What an earlier run has chosen and said of it; only what this CPU makes of it is seen anew."""
+    chosen = _take(choice, why, trial)
+    if chosen.finding is None and why.startswith(_SATURATES):
+        return replace(chosen, finding=_avoided(why))
+    if chosen.finding is None and why == _EXACT and not saturates:
+        return replace(chosen, finding=_elsewhere(chosen.network, trial))
+    return chosen
 
 
-def _forced(choice: Choice, trial: Trial) -> Chosen:
+def _take(choice: Choice, why: str, trial: Trial) -> Chosen:
     network = trial.build(GRIDS[choice])
     difference = _difference(network, trial)
     finding = None
@@ -79,9 +80,9 @@ def _forced(choice: Choice, trial: Trial) -> Chosen:
         finding = make_finding(
             "saturates_here",
             f"8-bit products saturate on this CPU: the answers are {difference:.1%} off the exact integers. "
-            "The recipe asked for it; `saturation: auto` would avoid it.",
+            "The recipe or its plan asked for it; `saturation: auto` without a plan would avoid it.",
         )
-    return Chosen(choice, network, "The recipe asked for it.", difference, finding)
+    return Chosen(choice, network, why, difference, finding)
 
 
 def _avoid(full: Network, difference: float, trial: Trial) -> Chosen:
@@ -111,7 +112,10 @@ def _avoided(why: str) -> Finding:
     return make_finding("saturation_avoided", why)
 
 
-def _elsewhere(cut: Cut) -> Finding:
+def _elsewhere(full: Network, trial: Trial) -> Finding | None:
+    cut = predict_cut(full, trial.inputs)
+    if cut is None:
+        return None
     return make_finding(
         "saturates_without_vnni",
         f"On a CPU without VNNI this file would saturate: {cut.share:.0%} of the sums of {cut.layer} would be cut, "

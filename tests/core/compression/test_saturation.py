@@ -12,7 +12,7 @@ from core.compression.quantize.integers import HIGHEST_16, IntegerNetwork, _loss
 from core.compression.quantize.linear import _answer_of_file
 from core.compression.quantize.ranges import choose_range
 from core.compression.quantize.saturation import GRIDS, kernels_saturate, predict_cut
-from core.compression.quantize.weights import Trial, choose_grid
+from core.compression.quantize.weights import Trial, choose_grid, repeat_grid
 from core.compression.yardstick import Yardstick, input_batches
 from core.data.dataset import Dataset
 from core.network.encodings import Grid
@@ -110,3 +110,25 @@ def test_a_forced_full_range_that_saturates_is_a_problem(
     assert chosen.choice == "full_range"
     assert chosen.finding is not None
     assert chosen.finding.code == "saturates_here"
+
+
+def test_a_plan_is_followed_and_what_this_cpu_makes_of_it_is_said(
+    build: Callable[[Grid], Network], inputs: tuple[Tensor, ...], residual: Network, images: Dataset
+) -> None:
+    given = (residual, images, inputs)
+    right = trial(build, lambda network: exact(network, inputs), given)
+    wrong = trial(build, lambda network: cut(network, inputs), given)
+    for one, saturates, code in ((right, False, "saturates_without_vnni"), (wrong, True, "saturation_avoided")):
+        first = choose_grid("auto", one, saturates=saturates)
+        again = repeat_grid(first.choice, first.why, one, saturates=saturates)
+        assert (again.choice, again.why, again.difference) == (first.choice, first.why, first.difference)
+        assert again.finding == first.finding
+        assert again.finding is not None
+        assert again.finding.code == code
+    # A plan of a CPU that computes exactly, on one that does not.
+    first = choose_grid("auto", right, saturates=False)
+    moved = repeat_grid(first.choice, first.why, wrong, saturates=True)
+    assert moved.choice == "full_range"
+    assert moved.difference > 0
+    assert moved.finding is not None
+    assert moved.finding.code == "saturates_here"
