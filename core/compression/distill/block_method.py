@@ -22,6 +22,7 @@ from core.compression.distill.blocks import (
 )
 from core.compression.distill.learning import differing_layers
 from core.compression.method import Method, Report
+from core.compression.train.feeding import fixed_batch
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.objective import Answers, Objective, TrainingBatch
 from core.compression.train.updates import Learner, rate_at
@@ -185,13 +186,16 @@ class _Pupil:
                 break
         joined = tuple(torch.cat(values) for values in zip(*inputs, strict=True))
         count = len(joined[0]) if joined else 0
-        judging = max(round(count * HELD_OUT), 1)
-        if count - judging < 1:
-            raise ModelpressError("missing_data", "A block needs two samples at least to learn from.")
+        # A network of a fixed batch size learns and is judged by whole batches.
+        unit = fixed_batch(self.original) or 1
+        judging = max(round(count * HELD_OUT / unit), 1) * unit
+        if count - judging < unit:
+            raise ModelpressError("missing_data", f"A block needs {2 * unit} samples at least to learn from.")
         return Samples(joined, torch.cat(wanted), judging)
 
     def _batch_size(self, task: "_Task") -> int:
-        return min(self.spec.batch_size, task.samples.learning)
+        unit = fixed_batch(self.original) or 1
+        return max(min(self.spec.batch_size, task.samples.learning) // unit, 1) * unit
 
     def _choose_rate(self, task: "_Task") -> float:
         """The rate whose short trial leaves the smallest error on the samples that judge."""
@@ -202,7 +206,7 @@ class _Pupil:
         """The block as it was best when it was judged, with its error; rows come in an order by the seeds alone."""
         settings = Training(batch_size=self._batch_size(task), lr=rate, steps=steps, weight_decay=0.0)
         mounted = self._mount(task)
-        learner = Learner(mounted, task.objective, settings, settings.batch_size)
+        learner = Learner(mounted, task.objective, settings, fixed_batch(self.original) or settings.batch_size)
         draw = np.random.default_rng((self.context.seed, _ORDER, task.number))
         rows = np.empty(0, np.int64)
         best, best_error = {}, math.inf
@@ -235,9 +239,10 @@ class _Pupil:
     def _judge(self, mounted: TrainableNetwork, task: "_Task") -> float:
         """The error on the samples that judge."""
         total, samples = 0.0, task.samples
+        batch = fixed_batch(self.original) or self.spec.batch_size
         with torch.no_grad():
-            for start in range(samples.learning, len(samples.wanted), self.spec.batch_size):
-                rows = torch.arange(start, min(start + self.spec.batch_size, len(samples.wanted)))
+            for start in range(samples.learning, len(samples.wanted), batch):
+                rows = torch.arange(start, min(start + batch, len(samples.wanted)))
                 given = samples.batch(rows)
                 total += float(task.objective(mounted(*given.inputs), given)) * len(rows)
         return total / samples.judging

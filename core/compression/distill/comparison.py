@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from core.compression.logits import logits_of
+from core.compression.train.feeding import fixed_batch
 from core.compression.train.losses import LOSSES
 from core.data.dataset import Dataset
 from core.description import SplitName, Task
@@ -52,13 +53,12 @@ def open_exam(dataset: Dataset) -> Exam:
 
 def examine(network: Network, dataset: Dataset, exam: Exam) -> Scores:
     """The score of each sample (n,): whether the answer is right, or the loss."""
-    size = network.inputs[0].shape[0] if network.inputs[0].shape else None
-    batch = size if isinstance(size, int) else BATCH
+    size = fixed_batch(network)
     undo = logits_of(network, exam.task)
     scores = []
-    for samples in dataset.batches(exam.split, batch, MOST):
+    for samples in dataset.batches(exam.split, size or BATCH, MOST):
         inputs = tuple(samples.inputs[tensor.name] for tensor in network.inputs)
-        if samples.labels is None or (isinstance(size, int) and len(inputs[0]) < size):
+        if samples.labels is None or (size is not None and len(inputs[0]) < size):
             continue
         with torch.no_grad():
             given = network.graph(*inputs)

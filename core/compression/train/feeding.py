@@ -8,6 +8,7 @@ import torch
 from core.compression.train.augmentation import Augmenter
 from core.compression.train.objective import TrainingBatch
 from core.data.access import RandomAccess
+from core.network.network import Network
 
 # Keeps the draws of orders apart from those of changes to images, which start from the same seed.
 _ORDER = 0x0E0C
@@ -47,6 +48,12 @@ class Feeder:
             split=self._access.split,
             augmented=bool(self._augmenter),
         )
+
+
+def fixed_batch(network: Network) -> int | None:
+    """The number of samples of a network that knows only one; None for those that take any."""
+    first = network.inputs[0].shape[0] if network.inputs[0].shape else None
+    return first if isinstance(first, int) else None
 
 
 def part_of(batch: TrainingBatch, start: int, size: int) -> TrainingBatch:

@@ -16,7 +16,7 @@ from core.compression.train.augmentation import Augmenter, image_inputs
 from core.compression.train.budget import Budget
 from core.compression.train.course import Course, Decisions
 from core.compression.train.curve import Curve
-from core.compression.train.feeding import Feeder
+from core.compression.train.feeding import Feeder, fixed_batch
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.objective import Objective
 from core.compression.train.outcome import Trained, changed_layers, check_same, remarks
@@ -67,8 +67,7 @@ class _Run:
     ) -> None:
         self._network, self._settings, self._context = network, settings, context
         names = tuple(tensor.name for tensor in network.inputs)
-        first = network.inputs[0].shape[0] if network.inputs[0].shape else None
-        self._fixed = first if isinstance(first, int) else None
+        self._fixed = fixed_batch(network)
         self._feeder = _feeder(data, names, settings, seed=context.seed, fixed=self._fixed)
         # One GPU is used where there is one; only the CPU was ever tried.
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -142,6 +142,23 @@ class TestBlockMethod:
         assert report.layers == ()
         assert any("is used elsewhere" in message.text for message in told if isinstance(message, LogMessage))
 
+    def test_a_network_of_a_fixed_batch_learns_by_whole_batches(self, context, teacher, data, told):
+        graph = copy_graph(teacher.graph)
+        given = next(iter(graph.graph.nodes))
+        with graph.graph.inserting_after(given):
+            bound = graph.graph.call_function(torch.ops.aten.view.default, (given, [4, 3, 12, 12]))
+        given.replace_all_uses_with(bound, lambda user: user is not bound)
+        graph.recompile()
+        inputs = tuple(each.model_copy(update={"shape": (4, *each.shape[1:])}) for each in teacher.inputs)
+        fixed = replace(teacher, graph=graph, inputs=inputs, batch="fixed")
+        rounded = encoded(fixed, to_three_bits, "stem")
+        asked = replace(context(), original=fixed, dataset=data)
+        result, report = BlockMethod().apply(rounded, BlockDistillation(samples=46, epochs=4, batch_size=10), asked)
+        (block,) = report.plan["blocks"]
+        # 44 samples fill batches of 4; of these 8 judge.
+        assert (block["samples"], block["steps"], block["kept"]) == (44, 18, True)
+        assert changed_layers(result, rounded) >= {"stem"}
+
     def test_memory_bounds_the_samples(self, blocks, teacher, told, monkeypatch):
         monkeypatch.setattr(block_method, "REMEMBERED_BYTES", 40_000)
         blocks(encoded(teacher, to_three_bits, "one.conv1"))
