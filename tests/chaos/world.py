@@ -224,7 +224,7 @@ class World:
 
 def submit(tenant: str, *actions: dict[str, object], asked: Mapping[str, object] = MappingProxyType({})) -> str:
     """A job of a tenant whose runner does these things."""
-    model = _make_model(tenant, json.dumps({"run": actions}))
+    model = make_model(tenant, json.dumps({"run": actions}))
     usual = {"model": model, "dataset": _make_dataset(tenant), "recipe": {"steps": [{"method": "quantize.linear"}]}}
     asked = {**usual, **asked}
     with transaction() as session:
@@ -318,7 +318,7 @@ def make_upload(tenant: str, content: bytes, filename: str = "toy.json") -> str:
         return uploads.record(session, tenant, filename, digest, len(content)).id
 
 
-def _make_model(tenant: str, text: str) -> str:
+def make_model(tenant: str, text: str) -> str:
     upload = make_upload(tenant, text.encode())
     with transaction() as session:
         model = models.create(session, tenant, ModelCreate(uploads=(upload,)))

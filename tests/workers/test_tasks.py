@@ -17,7 +17,7 @@ from core.services import artifacts, attempts, datasets, jobs, models, stream
 from core.settings import settings
 from core.states import JobState
 from core.storage.blobs import open_blobs
-from tests.chaos.world import _make_model, make_tenant, make_upload, script, submit
+from tests.chaos.world import make_model, make_tenant, make_upload, script, submit
 from tests.workers.conftest import toy_processes
 from workers import dispatch, heart, presence
 from workers.inspect import inspect
@@ -145,7 +145,7 @@ class TestRunJob:
         run_job("job_unknown")
 
     def test_the_runner_finds_the_files_of_other_models_by_their_ids(self, tenant: str) -> None:
-        teachers = [_make_model(tenant, text) for text in ("one", "two")]
+        teachers = [make_model(tenant, text) for text in ("one", "two")]
         asked = {"recipe": {"steps": [{"method": "distill.logits", "teacher": ["original", *teachers]}]}}
         submit(tenant, {"done": 1}, asked=asked)
         with transaction() as session:
@@ -265,13 +265,13 @@ class TestRunJob:
 
 
 class TestInspect:
-    def make_model(self, tenant: str, *actions: dict[str, object]) -> str:
+    def _make_model(self, tenant: str, *actions: dict[str, object]) -> str:
         upload = make_upload(tenant, json.dumps({"inspect": actions}).encode())
         with transaction() as session:
             return models.create(session, tenant, ModelCreate(uploads=(upload,))).id
 
     def test_model_and_data_set_become_ready(self, tenant: str) -> None:
-        model = self.make_model(tenant)
+        model = self._make_model(tenant)
         upload = make_upload(tenant, b"data")
         asked = {"uploads": [upload], "task": "classification", "splits": {"train": {"x": "x"}}}
         with transaction() as session:
@@ -284,7 +284,7 @@ class TestInspect:
 
     def test_a_bad_file_is_rejected_with_its_node(self, tenant: str) -> None:
         said = {"kind": "error", "code": "unsupported_operator", "detail": "Foo is not known", "node": "/foo"}
-        model = self.make_model(tenant, {"say": said}, {"exit": 0})
+        model = self._make_model(tenant, {"say": said}, {"exit": 0})
         inspect("")
         with transaction() as session:
             found = models.get(session, tenant, model)
@@ -293,7 +293,7 @@ class TestInspect:
         assert (found.error.code, found.error.node) == ("unsupported_operator", "/foo")
 
     def test_a_file_that_kills_the_runner_is_rejected_in_the_end(self, tenant: str) -> None:
-        model = self.make_model(tenant, {"signal": 11})
+        model = self._make_model(tenant, {"signal": 11})
         for _ in range(3):
             with transaction() as session:
                 session.get_one(ModelRow, model).run_after = session.get_one(ModelRow, model).created_at
