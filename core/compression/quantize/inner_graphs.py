@@ -1,5 +1,6 @@
 """The graphs inside of an ONNX graph: the branches of `If` and the bodies of loops."""
 
+import itertools
 from collections.abc import Iterator
 
 import onnx
@@ -31,10 +32,13 @@ def name_nodes(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         node.name = node.name or next((name for name in node.output if name), "")
     taken = {node.name for node in graph.node}
-    for number, inner in enumerate(inner_graphs(graph)):
+    numbers = itertools.count()
+    for inner in inner_graphs(graph):
         for node in inner.node:
             name = node.name or next((name for name in node.output if name), "")
-            node.name = name if name not in taken else f"{name}_inside_{number}"
+            node.name = name
+            while node.name in taken:
+                node.name = f"{name}_inside_{next(numbers)}"
             taken.add(node.name)
 
 

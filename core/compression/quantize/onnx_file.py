@@ -74,7 +74,8 @@ class OnnxQuantizer(FileMethod[OnnxQuantization]):
         original = _load(model)
         metadata = own_metadata(original)
         saturates = spec.types == "u8s8" and kernels_saturate(context.target.threads)
-        reduced = spec.reduce_range == "on" or (spec.reduce_range == "auto" and saturates)
+        reduced = _recorded_range(context) if spec.reduce_range == "auto" else spec.reduce_range == "on"
+        reduced = saturates if reduced is None else reduced
         with TemporaryDirectory() as folder, silence("root"):
             prepared = _prepare(original, Path(folder), context)
             # Files may have two gigabytes, so that copies that nobody needs any more are let go.
@@ -133,6 +134,17 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime publi
             return None
         self._left -= 1
         return next(self._feeds, None)
+
+
+def _recorded_range(context: Context) -> bool | None:
+    """Whether the job of the plan reduced the range, None without a plan; raises `invalid_request`."""
+    if context.recorded is None:
+        return None
+    recorded = context.recorded.get("reduce_range")
+    if not isinstance(recorded, bool):
+        sentence = f"The plan does not say whether {context.step} reduced the range of the weights."
+        raise ModelpressError("invalid_request", sentence, pointer="/plan")
+    return recorded
 
 
 def _load(path: Path) -> onnx.ModelProto:

@@ -1,6 +1,7 @@
 """`quantize.onnx` through the whole runner: files with control flow, networks, and what speaks against it."""
 
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from core.compression.file_layers import list_changed_layers
 from core.compression.pipeline import run
+from core.compression.quantize.inner_graphs import all_nodes, inner_graphs, name_nodes
 from core.compression.quantize.onnx_file import _nodes_of
 from core.errors import ModelpressError
 from core.measure.runtime import open_session, run_session
@@ -120,6 +122,29 @@ def test_a_file_with_control_flow_becomes_smaller_and_is_judged(control_flow: Pa
     assert found["If"] == found["Loop"] == 1
     assert found["DequantizeLinear" if mode == "static" else "MatMulInteger"] >= 2
     assert {entry.key: entry.value for entry in onnx.load(file).metadata_props} == {"author": "me"}
+
+
+def test_the_range_of_weights_is_that_of_the_plan_and_not_of_this_cpu(control_flow: Path, tmp_path: Path) -> None:
+    for name in ("first", "again", "asked", "wrong"):
+        (tmp_path / name).mkdir()
+    run_job(tmp_path / "first", control_flow, step(mode="dynamic"))
+    plan = tmp_path / "first" / "out" / "plan.json"
+    decided = json.loads(plan.read_text())
+    reduced = not decided["steps"][0]["reduce_range"]
+    decided["steps"][0]["reduce_range"] = reduced
+    other = tmp_path / "plan.json"
+    other.write_text(json.dumps(decided))
+    run_job(tmp_path / "again", control_flow, step(mode="dynamic"), plan=staged(other))
+    assert json.loads((tmp_path / "again" / "out" / "plan.json").read_text())["steps"][0]["reduce_range"] is reduced
+    wanted = "on" if reduced else "off"
+    run_job(tmp_path / "asked", control_flow, step(mode="dynamic", reduce_range=wanted))
+    files = [(tmp_path / name / "out" / "model.onnx").read_bytes() for name in ("first", "again", "asked")]
+    assert files[0] != files[1] == files[2]
+    del decided["steps"][0]["reduce_range"]
+    other.write_text(json.dumps(decided))
+    with pytest.raises(ModelpressError, match="reduced the range") as raised:
+        run_job(tmp_path / "wrong", control_flow, step(mode="dynamic"), plan=staged(other))
+    assert raised.value.code == "invalid_request"
 
 
 def test_layers_that_are_named_stay_float(control_flow: Path, tmp_path: Path) -> None:
@@ -269,3 +294,14 @@ def test_weights_that_stay_float_inside_are_named_with_their_bytes(branches: Pat
     # Two matrices of 16×256 and one of 256×8.
     assert "41.0 kB" in found.text
     assert [layer.encoding for layer in verdict.layers] == ["int8"]
+
+
+@pytest.mark.parametrize("branches", [False], indirect=True)
+def test_no_node_inside_has_the_name_of_another(branches: Path) -> None:
+    graph = onnx.load(branches).graph
+    for node in all_nodes(graph):
+        node.name = "same"
+    graph.node[-1].name = "same_inside_0"
+    name_nodes(graph)
+    inside = [node.name for inner in inner_graphs(graph) for node in inner.node]
+    assert len({*inside, "same", "same_inside_0"}) == len(inside) + 2
