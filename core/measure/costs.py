@@ -8,7 +8,7 @@ import onnx
 
 from core.measure.onnx_graph import TensorCost, load_graph, trace_tensors
 from core.measure.roles import count_parameters
-from core.measure.runtime import Feed, batch_of
+from core.measure.runtime import Feed, count_fed
 
 # Where each operator has its weight (the second factor of its products).
 CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
@@ -30,7 +30,7 @@ def count_costs(path: Path, feed: Feed) -> Costs:
     tensors = trace_tensors(graph, feed)
     for name, constant in graph.constants.items():
         tensors[name] = TensorCost(tuple(constant.dims), 0)
-    batch = batch_of(feed)
+    batch = count_fed(graph.inputs, feed)
     running = [node for node in graph.nodes if node.output[0] not in graph.folded]
     return Costs(count_parameters(graph, tensors), sum(count_macs(node, tensors) for node in running) // batch)
 

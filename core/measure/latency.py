@@ -13,7 +13,7 @@ from typing import TypeVar, final
 import numpy as np
 
 from core.measure.intervals import Matrix, median_interval, median_ratio_interval
-from core.measure.runtime import Feed, batch_of, open_session
+from core.measure.runtime import Feed, count_samples, open_session
 from core.verdict import Latency, Speedup
 
 RUNS = 50
@@ -93,16 +93,17 @@ def compare_latency(
     paths = (original, result, original)
     series = [_Series() for _ in paths]
     in_block = math.ceil(runs / BLOCKS)
+    batch = 1
     with _without_collector():
         for index in range(in_block * BLOCKS):
             # Forwards and backwards in turn: in the rounds of a block, and in opening its sessions.
             if index % in_block == 0:
                 for one, path in _turn(list(zip(series, paths, strict=True)), index // in_block):
-                    one.open(_bind(path, feed, threads))
+                    call, batch = _bind(path, feed, threads)
+                    one.open(call)
             for one in _turn(series, index):
                 one.run()
             progress((index + 1) / (in_block * BLOCKS))
-    batch = batch_of(feed)
     before, after, again = (one.runs for one in series)
     self_low, self_high = _ratio(before, again)[1:]
     floor = max(abs(self_low - 1), abs(self_high - 1))
@@ -120,15 +121,15 @@ def _turn(items: list[T], index: int) -> list[T]:
     return items if index % 2 == 0 else items[::-1]
 
 
-def _bind(path: Path, feed: Feed, threads: int) -> Call:
-    """A call of the runtime on inputs that are bound once, so that Python's share of the time is small."""
+def _bind(path: Path, feed: Feed, threads: int) -> tuple[Call, int]:
+    """A call of the runtime on inputs that are bound once, so that Python's share is small, and its samples."""
     session = open_session(path, threads)
     binding = session.io_binding()
     for name, rows in feed.items():
         binding.bind_cpu_input(name, np.ascontiguousarray(rows))
     for output in session.get_outputs():
         binding.bind_output(output.name)
-    return lambda: session.run_with_iobinding(binding)
+    return lambda: session.run_with_iobinding(binding), count_samples(session, feed)
 
 
 def _count_calls(call: Call) -> int:

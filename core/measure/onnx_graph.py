@@ -45,15 +45,24 @@ class OnnxGraph:
         found: dict[str, frozenset[str]] = {}
         for node in self.nodes:
             names = [name for name in node.input if name]
-            if all(name in self.constants or name in found for name in names):
+            # A branch may read what is not among the inputs of its If.
+            inside = any(attribute.type == onnx.AttributeProto.GRAPH for attribute in node.attribute)
+            if not inside and all(name in self.constants or name in found for name in names):
                 below = frozenset().union(*(found.get(name, frozenset({name})) for name in names))
                 found |= dict.fromkeys(node.output, below)
         return found
 
     @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of what is fed."""
-        return tuple(entry.name for entry in self.model.graph.input if entry.name not in self.constants)
+    def inputs(self) -> dict[str, tuple[int | str, ...]]:
+        """The shapes of what is fed by name; a free size is its name."""
+        return {
+            entry.name: tuple(
+                size.dim_value if size.HasField("dim_value") else size.dim_param
+                for size in entry.type.tensor_type.shape.dim
+            )
+            for entry in self.model.graph.input
+            if entry.name not in self.constants
+        }
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The one place that opens an ONNX file in onnxruntime: fixed threads, no spinning, CPU only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from core.errors import ModelpressError
-from core.network.batch_axes import Axes, baked_readings, batch_axes, batch_size
+from core.network.batch_axes import Axes, Shape, baked_readings, batch_axes, batch_size
 
 Feed = Mapping[str, NDArray[Any]]
 Optimisation = Literal["none", "extended", "all"]
@@ -101,24 +101,26 @@ def fixed_batch(session: ort.InferenceSession) -> int | None:
 
     1 where samples cannot be stacked: some inputs fix the size that others leave free, or they fix different ones.
     """
-    if any(axis is not None for axis in batch_axes([entry.shape for entry in session.get_inputs()])):
+    shapes = [entry.shape for entry in session.get_inputs()]
+    if any(axis is not None for axis in batch_axes(shapes)):
         return None
-    return batch_size(_numbers(session), input_axes(session)) or 1
+    return batch_size(_numbers(shapes), input_axes(session)) or 1
 
 
 def input_axes(session: ort.InferenceSession) -> Axes:
     """The axis of each input that counts samples; None where an input has none."""
-    axes = batch_axes([entry.shape for entry in session.get_inputs()])
-    if any(axis is not None for axis in axes):
-        return axes
-    reading = next(baked_readings(_numbers(session)), None)
-    return axes if reading is None else reading.axes
+    return _counting_axes([entry.shape for entry in session.get_inputs()])
 
 
 def count_samples(session: ort.InferenceSession, feed: Feed) -> int:
     """How many samples a feed holds for this file."""
-    axes = zip(session.get_inputs(), input_axes(session), strict=True)
-    return next((feed[entry.name].shape[axis] for entry, axis in axes if axis is not None), 1)
+    return count_fed({entry.name: entry.shape for entry in session.get_inputs()}, feed)
+
+
+def count_fed(inputs: Mapping[str, Shape], feed: Feed) -> int:
+    """How many samples a feed holds for a file whose inputs have these shapes; free sizes have names."""
+    axes = zip(inputs, _counting_axes(list(inputs.values())), strict=True)
+    return next((feed[name].shape[axis] for name, axis in axes if axis is not None), 1)
 
 
 def repeat_samples(session: ort.InferenceSession, feed: Feed, count: int) -> dict[str, NDArray[Any]]:
@@ -132,9 +134,17 @@ def repeat_samples(session: ort.InferenceSession, feed: Feed, count: int) -> dic
     }
 
 
-def _numbers(session: ort.InferenceSession) -> list[list[int]]:
+def _counting_axes(shapes: Sequence[Shape]) -> Axes:
+    axes = batch_axes(shapes)
+    if any(axis is not None for axis in axes):
+        return axes
+    reading = next(baked_readings(_numbers(shapes)), None)
+    return axes if reading is None else reading.axes
+
+
+def _numbers(shapes: Sequence[Shape]) -> list[list[int]]:
     """The sizes of the inputs; a free one, which is no batch where this is asked, as a number that none has."""
-    return [[size if isinstance(size, int) else -1 for size in entry.shape] for entry in session.get_inputs()]
+    return [[size if isinstance(size, int) else -1 for size in shape] for shape in shapes]
 
 
 def zero_feed(
@@ -154,11 +164,6 @@ def zero_feed(
 def free_name(entry: ort.NodeArg, axis: int) -> str:
     """The name of a free size; one that the file does not name is called after its input."""
     return entry.shape[axis] or f"{entry.name}_{axis}"
-
-
-def batch_of(feed: Feed) -> int:
-    """How many samples a feed holds: the first size of the first input that has one."""
-    return next((len(rows) for rows in feed.values() if rows.ndim), 1)
 
 
 def _first_line(error: Exception) -> str:

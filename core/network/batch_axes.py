@@ -31,6 +31,7 @@ def named_readings(shapes: Sequence[Shape]) -> Iterator[Reading]:
     shared = [name for name, count in counts.items() if count == len(ranked)]
     # A name that all share and one has first, as the lengths of sequences do, says more than sizes of other names.
     called = [name for name in shared if BATCH in name.lower() or any(name in shape[:1] for shape in ranked)]
+    called.sort(key=lambda name: (name != BATCH, BATCH not in name.lower()))
     placed = tuple(
         next((axis for axis in _places(shape) if not isinstance(shape[axis], int)), None) for shape in shapes
     )

@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from core.errors import ModelpressError
-from core.measure.costs import count_costs
+from core.measure.costs import Costs, count_costs
+from core.measure.latency import compare_latency
 from core.measure.memory import planned_peak_bytes, probe_memory
 from core.measure.size import itemise_bytes, measure_size
 
@@ -43,6 +44,29 @@ def test_macs_and_parameters_of_convolutions(residual):
     assert costs.parameters == 8 * 27 + 8 + 8 * 36
     assert costs.macs == 100 * 8 * 27 + 100 * 8 * 36
     assert count_costs(residual, {"x": zeros(4, 3, 10, 10)}) == costs
+
+
+def test_samples_are_counted_along_the_axis_that_is_called_batch(onnx_file):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    inputs, outputs = {"x": (FLOAT, ["steps", "batch", 4])}, {"y": (FLOAT, ["steps", "batch", 3])}
+    path = onnx_file("steps.onnx", nodes, inputs, outputs, {"w": ones(4, 3)})
+    assert [count_costs(path, {"x": zeros(6, n, 4)}).macs for n in (1, 2)] == [6 * 4 * 3] * 2
+    assert compare_latency(path, path, {"x": zeros(6, 2, 4)}, threads=1, runs=5).speedup.batch == 2
+
+
+def test_what_follows_a_branch_that_reads_data_is_no_constant(onnx_file):
+    branches = {
+        name: helper.make_graph([helper.make_node(kind, ["x"], ["o"])], name, [], [_value("o")])
+        for name, kind in (("then_branch", "Relu"), ("else_branch", "Neg"))
+    }
+    nodes = [helper.make_node("If", ["yes"], ["h"], **branches), helper.make_node("MatMul", ["h", "w"], ["y"])]
+    inputs, outputs = {"x": (FLOAT, ["batch", 4])}, {"y": (FLOAT, ["batch", 3])}
+    path = onnx_file("branch.onnx", nodes, inputs, outputs, {"w": ones(4, 3), "yes": np.array([True])})
+    assert count_costs(path, {"x": zeros(2, 4)}) == Costs(parameters=12, macs=12)
+
+
+def _value(name):
+    return helper.make_tensor_value_info(name, FLOAT, None)
 
 
 def test_planned_memory_is_the_peak_of_live_tensors(residual):
