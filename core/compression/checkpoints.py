@@ -17,7 +17,7 @@ from core.compression.context import Emit, StepCheckpoint
 from core.compression.material import Material
 from core.compression.method import Report
 from core.errors import ModelpressError
-from core.messages import ArtifactFile, CheckpointMessage, Resume, StagedFile
+from core.messages import ArtifactFile, CheckpointMessage, LogMessage, Resume, StagedFile
 from core.network.checkpoint import save_tensors
 
 FOLDER = "checkpoints"
@@ -25,6 +25,9 @@ _STEPS, _STATE, _TENSORS = "steps.json", "state.json", "state.safetensors"
 
 # What a damaged file can make torch, safetensors, JSON and our own readers raise.
 _ERRORS = (SafetensorError, ValidationError, OSError, LookupError, ValueError, TypeError, RuntimeError, StopIteration)
+
+# What a full disk, or a network that the format does not know, makes of writing one.
+UNWRITABLE = (ModelpressError, SafetensorError, OSError)
 
 Kept = tuple[dict[str, Tensor], dict[str, JsonValue]]
 
@@ -80,7 +83,7 @@ class CheckpointWriter:
     def keep_material(self, step: int, progressed: Progressed) -> Material:
         """Write what the steps up to `step` have made, and give it as a run that goes on from there would read it.
 
-        So whoever is interrupted and whoever is not go on with the same. Raises what `Material.save` raises.
+        So whoever is interrupted and whoever is not go on with the same. Raises one of `UNWRITABLE`.
         """
         folder = self._begin()
         progressed.material.save(folder)
@@ -91,15 +94,21 @@ class CheckpointWriter:
         return material
 
     def keep_state(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, JsonValue]) -> None:
-        """Write the state of a step that goes on."""
-        folder = self._begin()
-        save_tensors(tensors, folder / _TENSORS)
-        (folder / _STATE).write_text(json.dumps(dict(facts)), encoding="utf-8")
-        self._announce(folder, step, finished=False)
+        """Write the state of a step that goes on; the step goes on as well where it cannot be written."""
+        try:
+            folder = self._begin()
+            save_tensors(tensors, folder / _TENSORS)
+            (folder / _STATE).write_text(json.dumps(dict(facts)), encoding="utf-8")
+        except UNWRITABLE as error:
+            self.discard(f"inside step {step + 1}", error)
+        else:
+            self._announce(folder, step, finished=False)
 
-    def discard(self) -> None:
-        """Remove what could not be written to its end."""
+    def discard(self, where: str, error: Exception) -> None:
+        """Remove what could not be written to its end, and say so."""
         shutil.rmtree(self._folder(), ignore_errors=True)
+        self._at = time.monotonic()
+        self._emit(LogMessage(level="warning", text=f"No checkpoint {where}: {str(error)[:300]}"))
 
     def _folder(self) -> Path:
         return self._out / FOLDER / str(self._number)

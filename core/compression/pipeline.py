@@ -11,7 +11,14 @@ from typing import final
 import torch
 
 from core.compression.bundle import write_bundle
-from core.compression.checkpoints import CheckpointWriter, FileCheckpoint, FinishedStep, Progressed, read_progress
+from core.compression.checkpoints import (
+    UNWRITABLE,
+    CheckpointWriter,
+    FileCheckpoint,
+    FinishedStep,
+    Progressed,
+    read_progress,
+)
 from core.compression.context import Context, Emit
 from core.compression.material import ONNX, Material
 from core.compression.method import Report
@@ -60,7 +67,7 @@ class _Job:
         self._log: list[str] = []
         self._position = 0
         self._pace = Pace()
-        self._checkpoints = CheckpointWriter(self._out, emit, request.checkpoint_seconds)
+        self._checkpoints = CheckpointWriter(self._out, self._emit, request.checkpoint_seconds)
 
     def run(self) -> Verdict:
         with self._stage("prepare", (0.0, PREPARED)):
@@ -197,9 +204,8 @@ class _Job:
         try:
             told = replace(progressed, log=tuple(self._log))
             return replace(progressed, material=self._checkpoints.keep_material(index, told))
-        except (ModelpressError, OSError) as error:
-            self._checkpoints.discard()
-            self._emit(LogMessage(level="warning", text=f"No checkpoint after step {index + 1}: {error}"))
+        except UNWRITABLE as error:
+            self._checkpoints.discard(f"after step {index + 1}", error)
             return progressed
 
     def _export(self, material: Material) -> tuple[str, ...]:

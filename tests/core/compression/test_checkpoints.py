@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,20 @@ class TestInsideAStep:
             (tmp_path / file.path).unlink()
         assert checkpoint.due()
         assert not FileCheckpoint(self.make(tmp_path, seconds=1000)[0], 0, None).due()
+
+    def test_a_state_that_cannot_be_written_is_told_and_no_more(self, tmp_path: Path) -> None:
+        writer, told = self.make(tmp_path, seconds=1000)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+        try:
+            FileCheckpoint(writer, 1, None).keep({"a": torch.zeros(100_000)}, {})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        (message,) = told
+        assert isinstance(message, LogMessage)
+        assert message.text.startswith("No checkpoint inside step 2: ")
+        assert not writer.is_due()
+        assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_pace_tells_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
