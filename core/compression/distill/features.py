@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from core.compression.distill import inner
 from core.compression.distill.answers import AnswerLoss
-from core.compression.distill.pairing import Pairing
+from core.compression.distill.pairing import Pairing, Place
 from core.compression.distill.teachers import Teachers
 from core.compression.train.objective import Answers, Objective, TrainingBatch
 from core.errors import ModelpressError
@@ -21,7 +21,19 @@ _COMPARE: Mapping[FeatureKind, Callable[[Tensor, Tensor], Tensor]] = {
     "attention": inner.attention,
     "relational": inner.relations,
 }
-_IMAGE_RANK = 4
+# By the number of axes without the batch, what brings channels to channels.
+_ADAPTERS: Mapping[int, Callable[[int, int], nn.Module]] = {
+    1: lambda ours, theirs: nn.Linear(ours, theirs, bias=False),
+    2: lambda ours, theirs: nn.Conv1d(ours, theirs, 1, bias=False),
+    3: lambda ours, theirs: nn.Conv2d(ours, theirs, 1, bias=False),
+    4: lambda ours, theirs: nn.Conv3d(ours, theirs, 1, bias=False),
+}
+# Averages over the places, by the number of their axes.
+_AVERAGES: Mapping[int, Callable[..., Tensor]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
 
 
 @final
@@ -50,7 +62,8 @@ class FeatureObjective(Objective):
         (told,) = self._teacher.ask(batch)
         distances = []
         for adapter, pairing in zip(self.adapters, self._pairings, strict=True):
-            found, wanted = answers.watched[pairing.student.node], told.watched[pairing.teacher.node]
+            found = _channels_first(answers.watched[pairing.student.node], pairing.student)
+            wanted = _channels_first(told.watched[pairing.teacher.node], pairing.teacher)
             if self._bring:
                 found, wanted = _to_one_size(found, wanted)
             distances.append(self._distance(adapter(found), wanted))
@@ -64,10 +77,10 @@ def watched_of(pairings: tuple[Pairing, ...]) -> tuple[str, ...]:
 
 
 def _check(pairing: Pairing, kind: FeatureKind) -> None:
-    """Attention needs places and the same rank, a hint the same rank; relations need nothing."""
+    """Attention needs places and the same number of axes, a hint the same number; relations need nothing."""
     one, other = pairing.student, pairing.teacher
     ranks = len(one.shape), len(other.shape)
-    if kind == "relational" or (ranks[0] == ranks[1] and (kind == "hint" or ranks[0] > 1)):
+    if kind == "relational" or (ranks[0] == ranks[1] and (1 if kind == "hint" else 2) <= ranks[0] <= max(_ADAPTERS)):
         return
     raise ModelpressError(
         "method_not_applicable",
@@ -78,18 +91,21 @@ def _check(pairing: Pairing, kind: FeatureKind) -> None:
 
 def _adapter(pairing: Pairing) -> nn.Module:
     """A product that brings the student's channels to the teacher's (arXiv 1412.6550, section 2.2); none if equal."""
-    one, other = pairing.student.shape, pairing.teacher.shape
-    if len(one) == _IMAGE_RANK - 1:
-        return nn.Identity() if one[0] == other[0] else nn.Conv2d(one[0], other[0], 1, bias=False)
-    return nn.Identity() if one[-1] == other[-1] else nn.Linear(one[-1], other[-1], bias=False)
+    one, other = pairing.student.channels, pairing.teacher.channels
+    return nn.Identity() if one == other else _ADAPTERS[len(pairing.student.shape)](one, other)
+
+
+def _channels_first(value: Tensor, place: Place) -> Tensor:
+    return value.movedim(-1, 1) if place.tokens else value
 
 
 def _to_one_size(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Images of the larger resolution are averaged down to the smaller one, side by side."""
-    if found.dim() != _IMAGE_RANK or found.shape[2:] == wanted.shape[2:]:
+    """Values (n, channels, …places) of the larger resolution are averaged down to the smaller one, side by side."""
+    if found.shape[2:] == wanted.shape[2:]:
         return found, wanted
-    size = min(found.shape[2], wanted.shape[2]), min(found.shape[3], wanted.shape[3])
-    return F.adaptive_avg_pool2d(found, size), F.adaptive_avg_pool2d(wanted, size)
+    size = [min(sides) for sides in zip(found.shape[2:], wanted.shape[2:], strict=True)]
+    average = _AVERAGES[len(size)]
+    return average(found, size), average(wanted, size)
 
 
 def _tell(shape: tuple[int, ...]) -> str:

@@ -1,6 +1,6 @@
 """Losses between inner values of two networks: hints, attention transfer, relations; pure functions on tensors.
 
-Values are (n, channels, …places) of convolutions, (n, tokens, channels) of transformers, or (n, channels).
+Values are (n, channels, …places), also those of transformers, whose tokens are places; or (n, channels).
 """
 
 import torch
@@ -29,11 +29,8 @@ def attention(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def attention_map(value: Tensor) -> Tensor:
-    """Σ over channels of squared values, (n, places).
-
-    Axis 1 holds the channels; of values of three axes the last one does, as of (n, tokens, channels).
-    """
-    return value.square().sum(1 if value.dim() > 3 else -1).flatten(1)
+    """Σ over channels of squared values (n, channels, …places), as (n, places)."""
+    return value.square().sum(1).flatten(1)
 
 
 def relations(found: Tensor, wanted: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from core.errors import ModelpressError
 from core.network.export_graph import example_inputs
@@ -12,21 +12,35 @@ from core.network.network import Network
 
 # Pairs that are made where a network has one resolution only, as transformers have.
 MOST_OF_ONE = 4
-_IMAGE_RANK = 4
+# Axes of (tokens, channels), and of (channels, length).
+_TOKENS_RANK = 2
+# Of tokens, whose number need not agree.
+_TOKENS = (0,)
+# Layers that leave the channels at the end, and operators after which they may lie anywhere.
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
+_REARRANGING = {"view", "reshape", "_unsafe_view", "flatten", "transpose", "permute", "movedim", "t", "matmul", "bmm"}
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A value inside of a network: the name of its node, and its shape without the batch."""
+    """A value inside of a network: its node's name, its shape without the batch, and whether it is (tokens, channels).
+
+    What is not has its channels first.
+    """
 
     node: str
     shape: tuple[int, ...]
+    tokens: bool = False
 
     @property
     def resolution(self) -> tuple[int, ...]:
-        """Height and width of images, (0,) for tokens, () for plain vectors: what must agree for a pair."""
-        rank = len(self.shape) + 1
-        return self.shape[1:] if rank >= _IMAGE_RANK else (0,) * (rank - 2)
+        """Height and width of images, length of signals, (0,) for tokens, () for vectors; a pair's agree."""
+        return _TOKENS if self.tokens else self.shape[1:]
+
+    @property
+    def channels(self) -> int:
+        """How many channels there are."""
+        return self.shape[-1 if self.tokens else 0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +65,7 @@ def pair_by_depth(student: Network, teacher: Network, *, flat: bool) -> tuple[Pa
             f"Student and teacher have no resolution in common: {_tell(ours)} against {_tell(theirs)}. Name the layers "
             "in `pairs`, or use the loss `relational`, which compares any two.",
         )
-    many = sum(len(resolution) > 1 for resolution in common) > 1
+    many = sum(resolution not in ((), _TOKENS) for resolution in common) > 1
     found = []
     for resolution in common:
         number = 1 if many or not resolution else min(MOST_OF_ONE, len(ours[resolution]), len(theirs[resolution]))
@@ -90,7 +104,7 @@ def find_cuts(network: Network) -> list[Place]:
         carrying.add(node)
         waiting = sum(position[each] <= position[node] < last_use[each] and each.op != "get_attr" for each in carrying)
         if waiting == 1 and last_use[node] > position[node] and output not in node.users and shapes[node.name]:
-            cuts.append(Place(node.name, shapes[node.name]))
+            cuts.append(_place(network, node, shapes[node.name]))
     return cuts
 
 
@@ -114,7 +128,26 @@ def _place_of(network: Network, shapes: dict[str, tuple[int, ...]], layer: str) 
     calls = [node for node in network.graph.graph.nodes if node.op == "call_module" and node.target == layer]
     if not calls or calls[-1].name not in shapes:
         raise ModelpressError("method_not_applicable", f"pairs names {layer}, which is no layer of the network.")
-    return Place(calls[-1].name, shapes[calls[-1].name])
+    return _place(network, calls[-1], shapes[calls[-1].name])
+
+
+def _place(network: Network, node: fx.Node, shape: tuple[int, ...]) -> Place:
+    return Place(node.name, shape, tokens=len(shape) == _TOKENS_RANK and not _is_convolved(network, node))
+
+
+def _is_convolved(network: Network, node: fx.Node) -> bool:
+    """Whether the axes of a value are still as a convolution has left them."""
+    while node.op in ("call_module", "call_function", "call_method") and node.all_input_nodes:
+        if node.op == "call_module":
+            layer = network.graph.get_submodule(str(node.target))
+            if isinstance(layer, nn.modules.conv._ConvNd):
+                return True
+            if isinstance(layer, _CHANNELS_LAST):
+                return False
+        elif str(getattr(node.target, "__name__", node.target)).partition(".")[0] in _REARRANGING:
+            return False
+        node = node.all_input_nodes[0]
+    return False
 
 
 def _by_resolution(places: list[Place], *, flat: bool) -> dict[tuple[int, ...], list[Place]]:

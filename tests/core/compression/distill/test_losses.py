@@ -135,9 +135,9 @@ class TestAttention:
         wanted = torch.tensor([2.0, math.sqrt(3)]).reshape(1, 1, 1, 2)
         assert float(inner.attention(found, wanted)) == pytest.approx(0.2**2 + 0.6**2, rel=1e-5)
 
-    def test_tokens_are_places(self):
+    def test_a_map_has_a_value_for_each_place(self):
         value = torch.randn(2, 7, 3)
-        assert torch.allclose(inner.attention_map(value), value.square().sum(2))
+        assert torch.allclose(inner.attention_map(value), value.square().sum(1))
         assert inner.attention_map(torch.randn(2, 3, 4, 5)).shape == (2, 20)
 
     def test_a_dead_layer_gives_no_nan(self):

@@ -207,6 +207,59 @@ class TestFeatures:
             self.objective(residual, "hint", pairings)
 
 
+class Signal(nn.Module):
+    """Convolutions along one axis, halved in length, then tokens."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(2, channels, 3, padding=1)
+        self.second = nn.Conv1d(channels, channels, 3, padding=1)
+        self.mix = nn.Linear(channels, 6)
+        self.last = nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.max_pool1d(torch.relu(self.first(x)), 2)
+        x = torch.relu(self.second(x)).transpose(1, 2)
+        return self.last(torch.relu(self.mix(x)).mean(1))
+
+
+class TestSignals:
+    @pytest.fixture
+    def sides(self, tmp_path) -> tuple[Network, Network]:
+        example = torch.randn(2, 2, 16)
+        student, teacher = (read(save(Signal(size), example, tmp_path / f"{size}.pt2")) for size in (3, 5))
+        return student, teacher
+
+    def test_lengths_are_places_until_axes_are_swapped(self, sides):
+        student, _ = sides
+        places = {(place.shape, place.resolution, place.channels) for place in find_cuts(student)}
+        assert ((3, 16), (16,), 3) in places
+        assert ((3, 8), (8,), 3) in places
+        assert ((8, 6), (0,), 6) in places
+        assert {shape for shape, resolution, _ in places if resolution == (0,)} == {(8, 3), (8, 6)}
+
+    @pytest.mark.parametrize("kind", ["hint", "attention"])
+    def test_the_channels_are_compared_place_by_place(self, sides, kind):
+        student, teacher = sides
+        x = torch.randn(6, 2, 16)
+        given = TrainingBatch((x,), None, torch.arange(6))
+        pairings = pair_by_name(student, teacher, ("first=first", "second=first"))
+        objective = TestFeatures().objective(teacher, kind, pairings)
+        mounted = TrainableNetwork(student, objective.watched)
+        loss = float(objective(mounted(x), given).detach())
+        if kind == "hint":
+            assert [tuple(each.shape) for each in objective.parameters()] == [(5, 3, 1), (5, 3, 1)]
+            return
+        with torch.no_grad():
+            wanted = teacher.graph.get_submodule("first")(x)
+            first = student.graph.get_submodule("first")(x)
+            second = student.graph.get_submodule("second")(torch.max_pool1d(first.relu(), 2))
+        maps = [value.square().sum(1) for value in (first, wanted, second, wanted.unflatten(2, (8, 2)).mean(3))]
+        one, other, two, halved = (F.normalize(each, dim=1) for each in maps)
+        distance = ((one - other).square().sum(1).mean() + (two - halved).square().sum(1).mean()) / 2
+        assert loss == pytest.approx(float(distance), rel=1e-4)
+
+
 class Softmaxed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
