@@ -71,6 +71,13 @@ def test_a_new_mask_keeps_no_more_than_the_old_one() -> None:
     assert isinstance(made.inner, Codebook)
 
 
+def test_the_product_of_a_low_rank_is_not_encoded_in_its_place() -> None:
+    for after in ("masked", "codebook"):
+        with pytest.raises(ValueError, match="one by one"):
+            put_on(MAKES["low_rank"], MAKES[after])
+    assert put_on(MAKES["low_rank"], LowRank.of(WEIGHT, 1)).kinds == ("low_rank",)
+
+
 def test_a_mask_needs_a_code_that_is_zero() -> None:
     with pytest.raises(ValueError, match="no zero"):
         Masked(mask_of(WEIGHT, 0.5), asymmetric(4)(WEIGHT))
