@@ -14,6 +14,7 @@ Undo = Callable[[Tensor], Tensor]
 CLASS_TASKS: frozenset[Task] = frozenset({"classification", "token_classification", "language_modelling"})
 
 _LAYERS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Softmax, "softmax"), (nn.Sigmoid, "sigmoid"))
+_KEEPING_VALUES = {"view", "reshape", "unsafe_view", "flatten", "squeeze", "unsqueeze", "clone", "contiguous"}
 
 
 def unchanged(found: Tensor) -> Tensor:
@@ -33,16 +34,18 @@ def logits_of(network: Network, task: Task) -> Undo:
 
 
 def _last_call(network: Network) -> str:
-    """The name of the operator that gives the first output."""
+    """The name of the operator that gives the values of the first output, whatever shape they have by then."""
     output = next(node for node in reversed(network.graph.graph.nodes) if node.op == "output")
     first = output.args[0][0] if isinstance(output.args[0], list | tuple) else output.args[0]
-    if not isinstance(first, fx.Node):
-        return ""
-    if first.op == "call_module":
-        layer = network.graph.get_submodule(str(first.target))
-        return next((name for kind, name in _LAYERS if isinstance(layer, kind)), "")
-    name = str(getattr(first.target, "__name__", first.target)).partition(".")[0]
-    return name.strip("_")
+    while isinstance(first, fx.Node):
+        if first.op == "call_module":
+            layer = network.graph.get_submodule(str(first.target))
+            return next((name for kind, name in _LAYERS if isinstance(layer, kind)), "")
+        name = str(getattr(first.target, "__name__", first.target)).partition(".")[0].strip("_")
+        if name not in _KEEPING_VALUES:
+            return name
+        first = first.args[0]
+    return ""
 
 
 def _log(found: Tensor) -> Tensor:

@@ -284,3 +284,17 @@ class TestLogits:
         assert torch.allclose(loss, wanted, rtol=1e-4)
         # Where the outputs are no classes, they are what they are.
         assert torch.equal(logits_of(network, "regression")(found), found)
+
+    def test_a_change_of_shape_after_the_softmax_hides_nothing(self, tmp_path):
+        class Flattened(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 12)
+
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return self.conv(x).softmax(1).flatten(1)
+
+        x = torch.randn(2, *SHAPE)
+        network = read(save(Flattened(), x, tmp_path / "flattened.pt2"))
+        found = network.graph(x)
+        assert torch.allclose(logits_of(network, "classification")(found), found.log())
