@@ -164,7 +164,7 @@ class Words(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.words, self.places = torch.nn.Embedding(5000, 16), torch.nn.Embedding(9, 16)
+        self.words, self.places = torch.nn.Embedding(9000, 16), torch.nn.Embedding(9, 16)
         self.head = torch.nn.Linear(16, 50)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -176,9 +176,9 @@ def words(tmp_path: Path) -> tuple[Network, Dataset]:
     torch.manual_seed(0)
     module = Words()
     # Rows of very different size: one scale for all of them would lose the small ones.
-    module.words.weight.data *= torch.logspace(-3, 0, 5000).unsqueeze(1)
+    module.words.weight.data *= torch.logspace(-3, 0, 9000).unsqueeze(1)
     network = read(save(module, torch.zeros(2, 9, dtype=torch.int64), tmp_path / "words.pt2"))
-    ids = np.random.default_rng(0).integers(0, 5000, (256, 9))
+    ids = np.random.default_rng(0).integers(0, 9000, (256, 9))
     np.savez(tmp_path / "ids.npz", a=ids[:128], b=ids[128:])
     spec = DatasetSpec(task="none", splits={"calibration": SplitArrays(x="a"), "evaluation": SplitArrays(x="b")})
     return network, open_dataset([tmp_path / "ids.npz"], spec, network.inputs)
@@ -195,8 +195,8 @@ def test_tables_are_looked_up_as_integers(words: tuple[Network, Dataset], contex
     stored = {
         tuple(tensor.dims): tensor.data_type for tensor in onnx.load(tmp_path / "optimised.onnx").graph.initializer
     }
-    assert stored[5000, 16] == onnx.TensorProto.INT8
-    assert [shape for shape, kind in stored.items() if kind == onnx.TensorProto.FLOAT and np.prod(shape) > 5000] == []
+    assert stored[9000, 16] == onnx.TensorProto.INT8
+    assert [shape for shape, kind in stored.items() if kind == onnx.TensorProto.FLOAT and np.prod(shape) > 9000] == []
     wanted = network.graph.get_submodule("words")(given[0])
     found = quantized.graph.get_submodule("words")(given[0])
     # 8 bits of each row's own range.

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
 
-from core.network.encodings import ActivationGrid, AffineInteger, Dense, Emission, Encoding, symmetric_grid
+from core.network.encodings import ActivationGrid, AffineInteger, Dense, Emission, Encoding, Levels, symmetric_grid
 
 GRIDS = {"int8": symmetric_grid(8), "int7 in int8": symmetric_grid(7), "uint8": symmetric_grid(8, unsigned=True)}
 
@@ -56,6 +56,17 @@ def test_project_is_idempotent_and_lands_on_the_grid(seed: int, name: str) -> No
 def test_a_channel_of_zeros_stays_zero() -> None:
     weight = torch.tensor([[0.0, 0.0], [1.0, -2.0]])
     assert torch.equal(AffineInteger.of(weight, grid=symmetric_grid(8), axis=0).decode()[0], torch.zeros(2))
+
+
+def test_scales_of_levels_are_those_of_the_papers() -> None:
+    weight = torch.tensor([[0.1, -0.2, 0.3, -1.6], [0.5, 0.1, -0.7, 0.02]])
+    # Equation 2 of arXiv 1702.03044: 2 for 1.6, since 4 · 1.6 / 3 is above 2, and 0.5 for 0.7.
+    powers = Levels.log2(weight, bits=3, axis=0)
+    assert torch.equal(powers.scale, torch.tensor([2.0, 0.5]))
+    assert torch.equal(powers.decode(), torch.tensor([[0.0, 0.0, 0.5, -2.0], [0.5, 0.125, -0.5, 0.0]]))
+    # Equation 6 of arXiv 1603.05279: the mean magnitude.
+    assert torch.allclose(Levels.binary(weight, axis=0).scale, torch.tensor([0.55, 0.33]))
+    assert torch.allclose(Levels.binary(weight, axis=None).decode(), weight.sign() * 0.44)
 
 
 def test_bytes_are_those_of_the_stored_tensors() -> None:
