@@ -160,6 +160,9 @@ class _Builder:
         if not isinstance(target, torch._ops.OpOverload):
             return tuple(value for _, value in decoded), {}
         expected = [argument.name for argument in target._schema.arguments if not argument.kwarg_only]
+        # Torch makes Python of a graph, and names go into it as they are.
+        if strange := [name for name, _ in decoded if name not in {each.name for each in target._schema.arguments}]:
+            raise ModelpressError("corrupt_file", f"{node.target} has no argument {strange[0][:100]!r}.")
         args: list[Argument] = []
         kwargs: dict[str, Argument] = {}
         for name, value in decoded:

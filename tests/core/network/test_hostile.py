@@ -210,6 +210,14 @@ class TestPt2:
 
         assert refusal(write(tmp_path / "a", edit(members, "models/model.json", cut))).code == "corrupt_file"
 
+    def test_the_name_of_an_argument_is_no_code(self, members: Members, tmp_path: Path) -> None:
+        def rename(program: dict) -> None:
+            call = program["graph_module"]["graph"]["nodes"][0]
+            call["inputs"][-1]["name"] = "a=print(1), b"
+
+        error = refusal(write(tmp_path / "a", edit(members, "models/model.json", rename)))
+        assert (error.code, "has no argument 'a=print(1), b'" in error.detail) == ("corrupt_file", True)
+
     def test_another_schema_is_a_version_not_read(self, tmp_path: Path, members: Members) -> None:
         def age(program: dict) -> None:
             program["schema_version"]["major"] = 7
