@@ -9,6 +9,8 @@ from torch import Tensor
 
 # Weights of the two parts (arXiv 1904.05068, section 4).
 DISTANCES, ANGLES = 25.0, 50.0
+# A squared distance that is none; its reciprocal is still a number.
+SMALLEST = 1e-30
 
 
 def hint(found: Tensor, wanted: Tensor) -> Tensor:
@@ -39,25 +41,44 @@ def relations(found: Tensor, wanted: Tensor) -> Tensor:
     Values are flattened to (n, …) each, so no two shapes need agree. A batch of one has no relations: 0; one of two
     has no angle.
     """
-    one, other = found.flatten(1), wanted.flatten(1)
-    if one.shape[0] < 2:
+    one, other = _products(found.flatten(1)), _products(wanted.flatten(1))
+    if len(one) < 2:
         return found.sum() * 0
-    loss = DISTANCES * F.smooth_l1_loss(_distances(one), _distances(other))
-    if one.shape[0] > 2:
+    loss = DISTANCES * F.smooth_l1_loss(_relative(_distances(one)), _relative(_distances(other)))
+    if len(one) > 2:
         loss = loss + ANGLES * F.smooth_l1_loss(_angles(one), _angles(other))
-    return loss
+    return loss.to(found.dtype)
 
 
-def _distances(value: Tensor) -> Tensor:
-    """Distances of all pairs, as multiples of their mean."""
-    distances = F.pdist(value)
-    return distances / distances.mean().clamp_min(torch.finfo(value.dtype).tiny)
+def _products(value: Tensor) -> Tensor:
+    """Inner products of all pairs of rows, from their middle, (n, n).
+
+    Distances and angles follow from them, so that wide values cost one product of matrices and not one a triple. In
+    doubles, since close samples are differences of large numbers.
+    """
+    centred = value.double() - value.double().mean(0)
+    return centred @ centred.t()
 
 
-def _angles(value: Tensor) -> Tensor:
+def _distances(products: Tensor) -> Tensor:
+    """Distances of all pairs, (n, n); equal samples have a small one without a gradient, since zero has none."""
+    squares = products.diagonal()[:, None] + products.diagonal() - 2 * products
+    floor = torch.finfo(squares.dtype).eps * products.diagonal().detach().mean()
+    return squares.clamp_min(floor.clamp_min(SMALLEST)).sqrt()
+
+
+def _relative(distances: Tensor) -> Tensor:
+    """Those of different samples, each pair once, as multiples of their mean."""
+    first, second = torch.triu_indices(len(distances), len(distances), offset=1)
+    pairs = distances[first, second]
+    return pairs / pairs.mean()
+
+
+def _angles(products: Tensor) -> Tensor:
     """Cosines of the angles i j k at j of all triples of different samples, (n · (n − 1) · (n − 2),)."""
-    count = value.shape[0]
-    directions = F.normalize(value[None] - value[:, None], dim=2)
-    same = torch.eye(count, dtype=torch.bool, device=value.device)
+    lengths = _distances(products)
+    # (xi − xj) · (xk − xj), by j, i, k.
+    scalar = products[None] - products[:, :, None] - products[:, None] + products.diagonal()[:, None, None]
+    same = torch.eye(len(products), dtype=torch.bool, device=products.device)
     kept = ~(same[:, :, None] | same[:, None, :] | same[None])
-    return torch.bmm(directions, directions.transpose(1, 2))[kept]
+    return (scalar / (lengths[:, :, None] * lengths[:, None]))[kept]
