@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from core.compression.logits import logits_of
 from core.data.dataset import Dataset
 from core.data.tokens import IGNORED
 from core.description import SplitName, Task
@@ -61,6 +62,7 @@ class Yardstick:
 
     def __init__(self, original: Network, dataset: Dataset, *, split: SplitName, limit: int) -> None:
         self._task = dataset.task
+        self._undo = logits_of(original, dataset.task)
         self._inputs = list(input_batches(original, dataset, split, limit=limit))
         self._labels: list[Tensor | None] = [None] * len(self._inputs)
         if dataset.labelled(split):
@@ -84,10 +86,11 @@ class Yardstick:
     def score(self, network: Network) -> Score:
         """Loss, quality and signal to noise of a network on all samples."""
         loss = quality = noise = signal = 0.0
+        undo = logits_of(network, self._task)
         for inputs, labels, wanted in zip(self._inputs, self._labels, self._wanted, strict=True):
             found = _first_output(network, inputs)
             count = found.shape[0]
-            batch_loss, batch_quality = self._judge(found, labels, wanted)
+            batch_loss, batch_quality = self._judge(undo(found), labels, self._undo(wanted))
             loss += batch_loss * count
             quality += batch_quality * count
             signal += float(wanted.double().square().sum())

@@ -22,6 +22,7 @@ from core.measure.intervals import (
     mean_interval,
     wilson_interval,
 )
+from core.measure.probabilities import gives_probabilities
 from core.measure.runtime import Feed, count_samples, fixed_batch, open_session, repeat_samples, run_session
 from core.measure.scores import OF_CLASSES, Answers, Metric, Scores, join, pool, score, spearman_terms
 from core.verdict import Quality, QualityChange
@@ -85,7 +86,7 @@ def compare_quality(
     metric = choose_metric(dataset)
     before_session, after_session = open_session(original, threads), open_session(result, threads)
     batch_size = fixed_batch(before_session) or BATCH
-    total = max(dataset.count("evaluation"), 1)
+    total, probabilities = max(dataset.count("evaluation"), 1), gives_probabilities(original, metric)
     parts: list[Scores] = []
     for index, batch in enumerate(dataset.batches("evaluation", batch_size)):
         feed = _feed(batch.inputs)
@@ -99,7 +100,7 @@ def compare_quality(
             first, second = (pool(side, other) for side in sides)
             pair = (first, second)
         labels = None if batch.labels is None else batch.labels.numpy()
-        parts.append(score(metric, Answers(before, after, labels, feed, pair)))
+        parts.append(score(metric, Answers(before, after, labels, feed, pair, probabilities)))
         progress(min((index + 1) * batch_size / total, 1.0))
     return _conclude(metric, _finish(metric, join(parts)), seed)
 

@@ -49,13 +49,17 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The first output of both files for one batch, embeddings of the other side of each pair, and labels."""
+    """The first output of both files for one batch, embeddings of the other side of each pair, and labels.
+
+    `probabilities` says that the outputs are those of a softmax or a sigmoid, and not logits.
+    """
 
     before: Array
     after: Array
     labels: Array | None
     feed: Feed
     pair: tuple[Array, Array] | None = None
+    probabilities: bool = False
 
 
 def score(metric: Metric, answers: Answers) -> Scores:
@@ -71,8 +75,9 @@ def score(metric: Metric, answers: Answers) -> Scores:
     elif metric == "mse":
         values = [((side - flat(np.asarray(labels))) ** 2).mean(axis=1) for side in (flat_before, flat_after)]
     elif metric == "f1":
-        values = [_f1(side > 0, np.asarray(labels) > 0) for side in (before, after)]
-        same = flat((before > 0) == (after > 0)).mean(axis=1)
+        likely = 0.5 if answers.probabilities else 0.0
+        values = [_f1(side > likely, np.asarray(labels) > 0) for side in (before, after)]
+        same = flat((before > likely) == (after > likely)).mean(axis=1)
     elif metric == "spearman" and answers.pair is not None:
         sides = zip((before, after), answers.pair, strict=True)
         values = [cosine(pool(one, answers.feed), other) for one, other in sides]
@@ -134,11 +139,11 @@ def flat(array: Array) -> Vector:
 
 
 def _score_classes(metric: Metric, answers: Answers) -> tuple[list[Vector], Vector, Vector, tuple[Vector, Vector]]:
-    """Metric of both files, share of equal answers, divergence, tokens right of both; logits are (n, …, classes)."""
+    """Metric of both files, share of equal answers, divergence, tokens right of both; outputs are (n, …, classes)."""
     before, after, labels = answers.before, answers.after, answers.labels
     n = len(before)
     most_likely = [array.argmax(axis=-1) for array in (before, after)]
-    logs = [log_softmax(array.astype(np.float64), axis=-1) for array in (before, after)]
+    logs = [_logs(array.astype(np.float64), probabilities=answers.probabilities) for array in (before, after)]
     same = flat(most_likely[0] == most_likely[1]).mean(axis=1)
     divergence = flat((np.exp(logs[0]) * (logs[0] - logs[1])).sum(axis=-1)).mean(axis=1)
     if labels is None:
@@ -152,6 +157,14 @@ def _score_classes(metric: Metric, answers: Answers) -> tuple[list[Vector], Vect
         first, second = np.where(empty, 1.0, first), np.where(empty, 1.0, second)
     values = [_bits(log, labels) for log in logs] if metric == "bits_per_token" else [first, second]
     return values, same, divergence, (first, second)
+
+
+def _logs(array: Vector, *, probabilities: bool) -> Vector:
+    """Logarithms of the probabilities of classes."""
+    # A log is as good as a logit; rounded probabilities need not sum to 1.
+    logits = np.log(np.maximum(array, np.finfo(np.float32).tiny)) if probabilities else array
+    logs: Vector = log_softmax(logits, axis=-1)
+    return logs
 
 
 def _f1(chosen: Array, wanted: Array) -> Vector:

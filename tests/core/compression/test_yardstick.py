@@ -42,3 +42,16 @@ def test_what_is_worse_counts_as_a_drop(tmp_path: Path, task: str, y: np.ndarray
     assert yardstick.original.quality == pytest.approx(quality)
     assert yardstick.drop(yardstick.score(linear(np.eye(3)))) == pytest.approx(0)
     assert yardstick.drop(yardstick.score(linear(np.roll(np.eye(3), 1, axis=0)))) > 0.1
+
+
+def test_a_sigmoid_is_judged_as_the_logits_beneath(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=CODES, y=CODES.astype(int))
+    split = SplitArrays(x="x", y="y")
+    dataset = open_dataset([tmp_path / "a.npz"], DatasetSpec(task="multi_label", splits={"validation": split}), INPUTS)
+    likely, plain = (
+        Network(fx.symbolic_trace(nn.Sequential(linear(4 * np.eye(3) - 2).graph, *last)), INPUTS, INPUTS)
+        for last in ((nn.Sigmoid(),), ())
+    )
+    scores = [Yardstick(each, dataset, split="validation", limit=100).original for each in (likely, plain)]
+    assert scores[0].quality == scores[1].quality == 1.0
+    assert scores[0].loss == pytest.approx(scores[1].loss, rel=1e-4)

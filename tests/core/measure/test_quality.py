@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 
@@ -130,3 +131,29 @@ def test_nan_and_missing_evaluation_are_errors(tmp_path, dataset, linear_file):
     spec = DatasetSpec(task="none", splits={"calibration": SplitArrays(x="x")})
     with pytest.raises(ModelpressError, match="no evaluation split"):
         compare_quality(path, path, open_dataset([tmp_path / "only.npz"], spec), threads=1)
+
+
+def ending_in(operator, path):
+    """The file with another operator behind it."""
+    model = onnx.load(path)
+    last = model.graph.output[0].name
+    model.graph.node.append(helper.make_node(operator, [last], ["probabilities"]))
+    model.graph.output[0].name = "probabilities"
+    made = path.with_name(f"{operator}_{path.name}")
+    onnx.save(model, made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("task", "operator", "y"),
+    [("multi_label", "Sigmoid", one_hot([0, 1, 2] * 40, 3).astype(int)), ("classification", "Softmax", None)],
+)
+def test_probabilities_are_judged_as_the_logits_beneath(dataset, linear_file, task, operator, y):
+    files = linear_file("a.onnx", 4 * np.eye(3) - 2), linear_file("b.onnx", 4 * np.roll(np.eye(3), 1, 0) - 1)
+    data = dataset(task, one_hot([0, 1, 2] * 40, 3), y)
+    wanted = compare_quality(*files, data, threads=1)
+    found = compare_quality(*(ending_in(operator, file) for file in files), data, threads=1)
+    assert (found.original.value, found.result.value) == (wanted.original.value, wanted.result.value)
+    assert wanted.original.value == 1.0
+    assert wanted.result.value < 0.5
+    assert (found.divergence or 0.0) == pytest.approx(wanted.divergence or 0.0, rel=1e-4)
