@@ -16,5 +16,6 @@ def configure_logs(process: str) -> None:
             lambda _logger, _method, event: {"process": process, **event},
             structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        # Looked up at each line: a stream that was swapped (a test, a daemon) may be closed by now.
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
     )
