@@ -1,0 +1,36 @@
+"""How weights are rounded to the values of their grid: what every method of the family `quantize` may ask for."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from core.specs.base import Asked
+
+
+class Rounding(Asked):
+    """Which value of its grid a weight gets. Grids, and so scales and bytes, are the same with every method."""
+
+    method: Literal["nearest", "gptq", "adaround"] = Field(
+        "nearest",
+        description="nearest: each weight alone, needs no data. gptq: the error of a weight is made up for by those "
+        "that follow it, from the second moments of the layer's inputs (arXiv 2210.17323). adaround: up or down is "
+        "learnt layer by layer (arXiv 2004.10568); grids of integers only, slower. Tables of embeddings and recurrent "
+        "layers are rounded to the nearest.",
+    )
+    samples: int = Field(
+        512, ge=1, le=100_000, description="Calibration samples that are run, in samples; not for `nearest`."
+    )
+    act_order: bool = Field(
+        True, description="For `gptq`: weights whose inputs are largest come first, else in the order they are stored."
+    )
+    damping: float = Field(
+        0.01,
+        gt=0.0,
+        le=1.0,
+        description="For `gptq`: what is added to each second moment, as a share of their mean; guards few samples.",
+    )
+    steps: int = Field(1000, ge=10, le=100_000, description="For `adaround`: updates of each layer, in steps.")
+
+    def calibration_samples(self) -> int:
+        """None for `nearest`."""
+        return 0 if self.method == "nearest" else self.samples
