@@ -1,6 +1,5 @@
 """`quantize.linear`: post-training static quantization to 8-bit integers."""
 
-import gc
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +16,12 @@ from core.compression.quantize.calibration import watch
 from core.compression.quantize.correction import correct_biases
 from core.compression.quantize.ranges import choose_range
 from core.compression.quantize.saturation import GRIDS, Choice, kernels_saturate
-from core.compression.quantize.sensitivity import keep_float, measure_sensitivity, rank, samples_for
+from core.compression.quantize.sensitivity import keep_float, measure_layers, rank
 from core.compression.quantize.weights import Chosen, Trial, choose_grid, repeat_grid
 from core.compression.yardstick import Yardstick, choosing_split, input_batches
 from core.errors import ModelpressError
 from core.findings import make_finding
 from core.measure.runtime import open_session, run_session
-from core.network.describe import describe
 from core.network.encodings import Grid
 from core.network.export import export_onnx
 from core.network.export_graph import is_shared
@@ -35,8 +33,6 @@ from core.verdict import Finding, Sensitivity
 LIMIT_SAMPLES = 2000
 # Samples on which the target's answers are compared with exact integers.
 PROBES = 32
-# Numbers of a weight whose copies are collected at once.
-_LARGE_WEIGHT = 1 << 24
 
 
 @final
@@ -50,7 +46,13 @@ class LinearQuantizer(Method[LinearQuantization]):
             raise ModelpressError("missing_data", "The data set has no calibration samples and none to draw them from.")
         layers, left_out = _choose_layers(network, spec)
         plan = _calibrate(network, layers, spec, context)
-        sensitivities = _measure_layers(network, plan, context)
+        sensitivities = measure_layers(
+            network,
+            lambda chosen: assemble(network, replace(plan, layers=chosen)),
+            plan.layers,
+            context,
+            span=(0.35, 0.65),
+        )
         plan, findings, kept = _keep_limit(network, plan, sensitivities, context)
         if plan.layers:
             context.progress(0.75, "Choosing the weights' grid")
@@ -103,27 +105,6 @@ def _calibrate(network: Network, layers: frozenset[str], spec: LinearQuantizatio
     grid = GRIDS["full_range"]
     batches = input_batches(network, dataset, "calibration", limit=limit)
     return Plan(layers, ranges, grid, correct_biases(network.graph, layers, grid, batches))
-
-
-def _measure_layers(network: Network, plan: Plan, context: Context) -> dict[str, Sensitivity]:
-    """Of every layer that could be quantized, what it costs alone."""
-    dataset = context.needed_dataset()
-    split = choosing_split(dataset)
-    yardstick = Yardstick(network, dataset, split=split, limit=samples_for(len(plan.layers), describe(network).macs))
-
-    def build(layers: frozenset[str]) -> Network:
-        return assemble(network, replace(plan, layers=layers))
-
-    found: dict[str, Sensitivity] = {}
-    for number, layer in enumerate(sorted(plan.layers)):
-        context.progress(0.35 + 0.3 * number / len(plan.layers), f"What {layer} costs alone")
-        found[layer] = measure_sensitivity(build, layer, yardstick)
-        if network.graph.get_submodule(layer).get_parameter("weight").numel() > _LARGE_WEIGHT:
-            # A trial's graph and its modules hold each other, so that its weights would stay until there are many.
-            gc.collect()
-        context.metric("loss_increase", found[layer].loss_increase or 0.0, split=split, layer=layer)
-        context.metric("sqnr", found[layer].sqnr_db or 0.0, unit="dB", split=split, layer=layer)
-    return found
 
 
 def _keep_limit(
