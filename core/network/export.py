@@ -23,6 +23,7 @@ from core.network.export_compact import compact_onnx
 from core.network.export_graph import EXAMPLE_BATCH, Flavour, example_inputs, expand
 from core.network.export_stored import put_stored
 from core.network.network import Network
+from core.network.onnx_translations import keep_translations
 from core.network.recurrent_calls import TRANSLATIONS, WholeRecurrent, restore_calls
 from core.network.silence import silence
 from core.specs.file_sizes import MAX_WEIGHT_BYTES, refuse_result
@@ -42,7 +43,7 @@ def export_onnx(network: Network, path: Path, *, probes: tuple[Tensor, ...] | No
     written = Written()
     program = _program(network, "onnx", written)
     _check_size(program, written)
-    with silence(), _typed_errors():
+    with silence(), _typed_errors(), keep_translations():
         made = torch.onnx.export(
             program,
             dynamo=True,
