@@ -37,7 +37,8 @@ from pyarrow import parquet
 from core.description import DatasetSpec, InputMapping, SplitArrays
 from core.resources.job import JobCreate
 from core.resources.model import DatasetCreate, ModelCreate
-from core.specs.quantize import Calibration, LinearQuantization
+from core.specs.calibration import Calibration
+from core.specs.linear import LinearQuantization
 from core.specs.recipe import Limits, Recipe
 from launch.stack import Options
 from launch.supervisor import Supervisor

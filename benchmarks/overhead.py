@@ -21,7 +21,7 @@ from core.description import DatasetSpec, InputMapping, SplitArrays
 from core.messages import Message, RunJob, StagedFile
 from core.resources.job import Job, JobCreate
 from core.resources.model import DatasetCreate, ModelCreate
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from core.specs.recipe import Constraints, Recipe, Target
 from core.states import JobState
 from launch.stack import Options

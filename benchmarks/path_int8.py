@@ -33,7 +33,7 @@ from core.measure.runtime import open_session
 from core.measure.size import measure_size
 from core.messages import RunJob, StagedFile
 from core.network.inspect import read
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from core.specs.recipe import Constraints, Recipe, Target
 
 SAMPLES = 512

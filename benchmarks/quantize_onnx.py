@@ -40,7 +40,7 @@ from core.messages import RunJob
 from core.network.inspect import inspect
 from core.resources.job import JobCreate, Range
 from core.services import estimates
-from core.specs.quantize import OnnxQuantization
+from core.specs.onnx_quantize import OnnxQuantization
 from core.specs.recipe import Constraints, Recipe, Target
 
 FILES = {

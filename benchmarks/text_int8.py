@@ -36,7 +36,8 @@ from core.messages import RunJob, StagedFile
 from core.network.export import export_onnx
 from core.network.inspect import inspect, read
 from core.network.network import Network
-from core.specs.quantize import Calibration, LinearQuantization
+from core.specs.calibration import Calibration
+from core.specs.linear import LinearQuantization
 from core.specs.recipe import Constraints, Recipe, Target
 from core.verdict import Verdict
 

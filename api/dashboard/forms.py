@@ -1,5 +1,6 @@
 """Forms made from a JSON Schema, and JSON read back from what a form sent."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
@@ -16,6 +17,8 @@ Schema = Mapping[str, Any]
 Texts = Mapping[str, str]
 
 _MARKS = (("minimum", "at least"), ("exclusiveMinimum", "more than"))
+# What an object that may be none is while its own controls count.
+_GIVEN = "given"
 _CEILINGS = (("maximum", "at most"), ("exclusiveMaximum", "less than"))
 
 
@@ -54,36 +57,54 @@ def fields(schema: Schema, prefix: str, *, texts: Texts, errors: Mapping[str, st
 
 
 def read(schema: Schema, prefix: str, texts: Texts) -> dict[str, Any]:
-    """The JSON object that a form holds; empty controls are left out, so that the defaults apply."""
+    """The JSON object that a form holds; empty controls are left out, so that the defaults apply.
+
+    One that was emptied is none where that is a choice and not the default; then nothing in it counts.
+    """
     result: dict[str, Any] = {}
+    none: set[tuple[str, ...]] = set()
     for leaf in leaves(schema):
-        text = texts.get(_name(prefix, leaf.path), "").strip()
+        name = _name(prefix, leaf.path)
+        text = texts.get(name, "").strip()
         kind = _kind(leaf.schema)
-        if kind == "fixed" or not text:
+        if kind == "fixed" or any(leaf.path[: len(path)] == path for path in none):
             continue
-        target = result
-        for key in leaf.path[:-1]:
-            if not isinstance(target.setdefault(key, {}), dict):
-                # A text as well: the schema says that both are one too many.
-                target[key] = {"text": target[key]}
-            target = target[key]
-        target[leaf.path[-1]] = _parse(text, kind, leaf.schema)
+        if not text and name in texts and leaf.schema.get("optional") and leaf.default is not None:
+            none.add(leaf.path)
+            _put(result, leaf.path, None)
+        elif text and not (leaf.schema.get("given") and text == _GIVEN):
+            _put(result, leaf.path, _parse(text, kind, leaf.schema))
     return result
 
 
-def texts_of(value: object, prefix: str = "") -> dict[str, str]:
-    """A JSON object as the texts of a form: the inverse of `read`."""
-    if isinstance(value, Mapping):
+def _put(result: dict[str, Any], path: tuple[str, ...], value: object) -> None:
+    target = result
+    for key in path[:-1]:
+        if not isinstance(target.setdefault(key, {}), dict):
+            # A text as well: the schema says that both are one too many.
+            target[key] = {"text": target[key]}
+        target = target[key]
+    target[path[-1]] = value
+
+
+def open_names(schema: Schema, prefix: str) -> frozenset[str]:
+    """The names of the controls that hold an object of any keys, as JSON."""
+    return frozenset(_name(prefix, leaf.path) for leaf in leaves(schema) if leaf.schema.get("type") == "object")
+
+
+def texts_of(value: object, prefix: str = "", *, whole: frozenset[str] = frozenset()) -> dict[str, str]:
+    """A JSON object as the texts of a form: the inverse of `read`. What `whole` names becomes one text."""
+    if isinstance(value, Mapping) and prefix not in whole:
         entries: Iterator[tuple[str, object]] = iter(value.items())
     elif (
         isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(item, Mapping) for item in value)
     ):
         entries = ((str(index), item) for index, item in enumerate(value))
     else:
-        return {} if value is None else {prefix: _text(value)}
+        return {prefix: "" if value is None else _text(value)}
     texts: dict[str, str] = {}
     for key, item in entries:
-        texts |= texts_of(item, f"{prefix}.{key}" if prefix else key)
+        texts |= texts_of(item, f"{prefix}.{key}" if prefix else key, whole=whole)
     return texts
 
 
@@ -125,6 +146,9 @@ def _walk(
             yield from _walk(chosen, definitions, (*path, key), key, dict.fromkeys(chosen["properties"]))
         elif "properties" in inner:
             nested = default if isinstance(default, Mapping) else {}
+            if inner.get("optional") and nested:
+                said = {"enum": [_GIVEN, ""], "description": inner.get("description", ""), "optional": True}
+                yield Leaf((*path, key), {**said, "given": True}, key, _GIVEN)
             yield from _walk(inner, definitions, (*path, key), key, nested)
         else:
             yield Leaf((*path, key), inner, group, default)
@@ -184,6 +208,8 @@ def _hint(schema: Schema) -> str:
         said.append(", ".join(bounds).capitalize() + ".")
     if schema.get("type") == "array":
         said.append("Separate by commas.")
+    if schema.get("type") == "object":
+        said.append("As JSON.")
     if schema.get("optional"):
         said.append("Empty for none.")
     return " ".join(part for part in said if part)
@@ -198,6 +224,8 @@ def _name(prefix: str, path: tuple[str, ...]) -> str:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(value) if value else ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, Sequence) and not isinstance(value, str):
@@ -214,12 +242,20 @@ def _parse(text: str, kind: FieldKind, schema: Schema) -> object:
         ]
     if kind == "flag":
         return text == "true"
+    if kind == "choice":
+        return next((choice for choice in schema["enum"] if str(choice) == text), text)
     try:
-        if kind == "integer":
-            return int(text)
-        if kind == "number":
-            number = float(text)
-            return number if isfinite(number) else text
+        return _parse_number(text, kind) if kind != "text" else _parse_object(text, schema)
     except ValueError:
         return text
-    return text
+
+
+def _parse_number(text: str, kind: FieldKind) -> object:
+    if kind == "integer":
+        return int(text)
+    number = float(text)
+    return number if isfinite(number) else text
+
+
+def _parse_object(text: str, schema: Schema) -> object:
+    return json.loads(text) if schema.get("type") == "object" else text

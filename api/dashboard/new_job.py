@@ -65,7 +65,7 @@ def show_form(view: Seen, model: str = "", dataset: str = "", method: str = "", 
     texts = {name: value for name, value in given.items() if value}
     if like is not None:
         job = jobs.get(view.session, view.tenant, like)
-        texts = forms.texts_of(job.model_dump(mode="json", include=set(JobCreate.model_fields))) | texts
+        texts = texts_of_job(job.model_dump(mode="json", include=set(JobCreate.model_fields))) | texts
         texts.pop("name", None)
         texts.setdefault("dataset", "")
     return form_page(view, Checked(texts, {}))
@@ -81,7 +81,7 @@ def check_form(view: Seen, texts: Texts) -> Response:
         repair = repairs[int(chosen)] if int(chosen) < len(repairs) else None
         if repair:
             mended = patches.apply(repair, checked.asked.model_dump(mode="json"))
-            checked = check(view, {"csrf_token": "", **forms.texts_of(mended)})
+            checked = check(view, {"csrf_token": "", **texts_of_job(mended)})
     return form_page(view, checked)
 
 
@@ -152,6 +152,12 @@ def chosen_method(texts: Mapping[str, str]) -> Method:
     """The method that the form is for; the first one if none or an unknown one is named."""
     known = methods.list_().data
     return next((method for method in known if method.name == texts.get(METHOD)), known[0])
+
+
+def texts_of_job(body: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of a form that stands for a request."""
+    method = chosen_method({METHOD: body["recipe"]["steps"][0]["method"]})
+    return forms.texts_of(body, whole=forms.open_names(method.json_schema, STEP))
 
 
 def field_of(place: str | None) -> str:

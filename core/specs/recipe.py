@@ -6,7 +6,8 @@ from pydantic import Field
 
 from core.specs.base import Asked
 from core.specs.distill import BlockDistillation, FeatureDistillation, LogitDistillation
-from core.specs.quantize import LinearQuantization, OnnxQuantization
+from core.specs.linear import LinearQuantization
+from core.specs.onnx_quantize import OnnxQuantization
 from core.specs.train import Finetune
 
 Step = Annotated[

@@ -8,7 +8,7 @@ import typer
 from core.description import DatasetSpec, InputMapping, SplitArrays
 from core.resources.job import Job, JobCreate
 from core.resources.webhook import WebhookCreate
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from core.specs.recipe import Recipe
 from core.states import JobState
 from modelpress.cli.output import ENDED_BADLY, complain, complain_failure, console, say

@@ -23,7 +23,7 @@ from core.resources.system import KeyCreate
 from core.resources.webhook import WebhookCreate
 from core.services import datasets, endings, jobs, keys, models, uploads, webhooks
 from core.settings import settings
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from core.specs.recipe import Recipe
 from core.states import InspectionState, JobState
 from core.storage.blobs import open_blobs

@@ -18,7 +18,7 @@ from core.resources.shape import Failure
 from core.services import attempts, jobs
 from core.services.attempts import StagedArtifact, StagedArtifactFile
 from core.services.leases import Lease
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from core.specs.recipe import Recipe
 from core.states import StepState
 from tests.api.conftest import User

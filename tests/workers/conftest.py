@@ -14,7 +14,7 @@ import pytest
 from core.messages import Message, RunJob, StagedFile
 from core.services.files import ClaimedFile
 from core.settings import settings
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from core.specs.recipe import Constraints, Recipe, Target
 from core.storage.blobs import open_blobs
 from workers.bubblewrap import Bubblewrap

@@ -7,7 +7,8 @@ from core.compression.method import FileMethod, Method
 from core.compression.quantize.linear import LinearQuantizer
 from core.compression.quantize.onnx_file import OnnxQuantizer
 from core.specs.base import Spec
-from core.specs.quantize import LinearQuantization, OnnxQuantization
+from core.specs.linear import LinearQuantization
+from core.specs.onnx_quantize import OnnxQuantization
 
 QUANTIZE: Mapping[type[Spec], Method[Any]] = {LinearQuantization: LinearQuantizer()}
 QUANTIZE_FILES: Mapping[type[Spec], FileMethod[Any]] = {OnnxQuantization: OnnxQuantizer()}

@@ -26,7 +26,7 @@ from core.network.encodings import Grid
 from core.network.export import export_onnx
 from core.network.export_graph import is_shared
 from core.network.network import Network
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from core.verdict import Finding, Sensitivity
 
 # Samples on which the limit of the quality is judged.
@@ -41,6 +41,7 @@ class LinearQuantizer(Method[LinearQuantization]):
 
     def apply(self, network: Network, spec: LinearQuantization, context: Context) -> tuple[Network, Report]:
         """Calibrate, rank layers, keep float what must, choose the weights' grid; raises `missing_data`."""
+        _refuse_unknown(spec)
         dataset = context.needed_dataset()
         if not dataset.count("calibration"):
             raise ModelpressError("missing_data", "The data set has no calibration samples and none to draw them from.")
@@ -71,6 +72,13 @@ class LinearQuantizer(Method[LinearQuantization]):
         )
         context.progress(1.0, f"{len(plan.layers)} layers quantized")
         return chosen.network, report
+
+
+def _refuse_unknown(spec: LinearQuantization) -> None:
+    known = LinearQuantization(calibration=spec.calibration, saturation=spec.saturation, keep_float=spec.keep_float)
+    if spec != known:
+        sentence = "Of quantize.linear only 8-bit weights and activations without further settings work so far."
+        raise ModelpressError("method_not_applicable", sentence)
 
 
 def _choose_layers(network: Network, spec: LinearQuantization) -> tuple[frozenset[str], tuple[str, ...]]:

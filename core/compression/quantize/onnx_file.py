@@ -32,7 +32,7 @@ from core.measure.runtime import RUNTIME_ERRORS, fixed_batch, open_session
 from core.measure.words import say_bytes
 from core.network.silence import silence
 from core.network.strip import own_metadata, strip_in_place
-from core.specs.quantize import INTEGER_OPERATORS, LARGEST_FILE, TOO_LARGE, OnnxQuantization
+from core.specs.onnx_quantize import INTEGER_OPERATORS, LARGEST_FILE, TOO_LARGE, OnnxQuantization
 from core.verdict import Finding
 
 TYPES = {

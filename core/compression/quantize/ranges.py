@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.compression.quantize.observers import Histogram
-from core.specs.quantize import Calibration
+from core.specs.calibration import Calibration
 
 LEVELS = 256
 _CANDIDATES = np.linspace(1.0, 0.3, 71)

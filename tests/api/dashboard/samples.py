@@ -6,7 +6,7 @@ from typing import Any
 from core.ids import new_id
 from core.resources.job import Artifact, ArtifactFile, Job, Progress, Step
 from core.resources.shape import Failure
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from core.specs.recipe import Constraints, Limits, Recipe, Target
 from core.states import JobState, StepState
 from core.verdict import Latency, Quality, QualityChange, Speedup, Verdict

@@ -3,8 +3,8 @@ from pydantic import ValidationError
 
 from api.dashboard import forms
 from core.specs.distill import LogitDistillation, Thinning
+from core.specs.linear import ActivationGrid, LinearQuantization
 from core.specs.methods import METHODS, method_name
-from core.specs.quantize import LinearQuantization
 from core.specs.recipe import Constraints, Target
 
 SCHEMA = LinearQuantization.model_json_schema()
@@ -27,7 +27,7 @@ def test_controls_show_defaults_bounds_and_choices() -> None:
     assert fields["calibration.samples"].value == "512"
     assert "At least 1, at most 100,000" in fields["calibration.samples"].hint
     assert fields["calibration.method"].choices == ("minmax", "percentile", "mse", "entropy")
-    assert fields["weights.bits"].kind == "fixed"
+    assert fields["weights.bits"].kind == "integer"
     assert fields["keep_float"].kind == "list"
 
 
@@ -43,9 +43,22 @@ def test_the_defaults_read_back_as_the_default_step() -> None:
 def test_a_request_survives_the_form() -> None:
     step = LinearQuantization.model_validate(
         {"calibration": {"method": "entropy", "samples": 64}, "keep_float": ["conv1", "fc2"], "saturation": "unsigned"}
+        | {"activations": None, "layers": {"one.conv1": {"weights": {"bits": 4, "per": "group"}, "activations": False}}}
     )
-    texts = forms.texts_of(step.model_dump(mode="json"), STEP)
+    texts = forms.texts_of(step.model_dump(mode="json"), STEP, whole=forms.open_names(SCHEMA, STEP))
     assert LinearQuantization.model_validate(forms.read(SCHEMA, STEP, texts)) == step
+
+
+def test_what_is_emptied_is_none_where_that_is_no_default() -> None:
+    emptied = forms.read(SCHEMA, STEP, {f"{STEP}.activations": "", f"{STEP}.activations.bits": "16"})
+    assert emptied == {"activations": None}
+    kept = forms.read(SCHEMA, STEP, {f"{STEP}.activations": "given", f"{STEP}.activations.bits": "16"})
+    assert LinearQuantization.model_validate(kept).activations == ActivationGrid(bits=16)
+
+
+def test_what_is_no_json_is_left_to_the_schema() -> None:
+    with pytest.raises(ValidationError, match="layers"):
+        LinearQuantization.model_validate(forms.read(SCHEMA, STEP, {f"{STEP}.layers": "{conv1"}))
 
 
 def test_lists_of_numbers_and_empty_options() -> None:
@@ -67,7 +80,7 @@ def test_a_group_of_one_field_gives_it_its_name() -> None:
     grouped = forms.groups(tuple(shown().values()))
     headings = {heading: [field.label for field in members] for heading, members in grouped}
     assert headings["Calibration"] == ["Method", "Samples", "Percentile"]
-    assert "Weights bits" in headings[""]
+    assert headings["Weights"] == ["Bits", "Symmetric", "Scale", "Per", "Group size"]
 
 
 def test_what_is_a_text_or_an_object_has_controls_for_both() -> None:

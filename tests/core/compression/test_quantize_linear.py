@@ -22,8 +22,9 @@ from core.network.export import export_onnx, export_pt2
 from core.network.export_check import check_onnx
 from core.network.inspect import read
 from core.network.network import Network
+from core.specs.calibration import Calibration
+from core.specs.linear import LinearQuantization
 from core.specs.methods import METHODS
-from core.specs.quantize import Calibration, LinearQuantization
 from core.specs.recipe import Constraints
 from tests.core.compression.conftest import save
 

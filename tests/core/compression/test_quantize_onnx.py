@@ -22,7 +22,8 @@ from core.errors import ModelpressError
 from core.measure.runtime import open_session, run_session
 from core.messages import ArtifactMessage, Message, RunJob
 from core.network.inspect import inspect
-from core.specs.quantize import LinearQuantization, OnnxQuantization
+from core.specs.linear import LinearQuantization
+from core.specs.onnx_quantize import OnnxQuantization
 from core.verdict import Verdict
 
 DEMO = Path(__file__).parents[3] / "demo"

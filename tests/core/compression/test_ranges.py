@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from core.compression.quantize.observers import BINS, Histogram
 from core.compression.quantize.ranges import choose_range
 from core.network.encodings import ActivationGrid
-from core.specs.quantize import Calibration
+from core.specs.calibration import Calibration
 
 METHODS = ("minmax", "percentile", "mse", "entropy")
 

@@ -18,7 +18,7 @@ from core.data.dataset import Dataset
 from core.network.encodings import Grid
 from core.network.export_check import relative_difference
 from core.network.network import Network
-from core.specs.quantize import Calibration
+from core.specs.calibration import Calibration
 
 LAYERS = frozenset({"stem", "one.conv1", "one.conv2", "one.short", "two.conv1", "two.conv2", "two.short", "fc1", "fc2"})
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from core.errors import ModelpressError
 from core.network.gate_onnx import open_onnx
 from core.network.inspect import inspect
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 
 WEIGHT = torch.arange(12.0).reshape(4, 3).numpy()
 

@@ -11,7 +11,7 @@ import pytest
 from core.description import LayerDescription, ModelDescription, SplitDescription
 from core.resources.job import JobCreate, Range
 from core.services import estimates
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from core.specs.recipe import Constraints, Limits, Recipe
 from tests.core.services.makers import described_dataset, described_model
 

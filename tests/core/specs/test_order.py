@@ -7,8 +7,8 @@ import pytest
 from core.description import ModelDescription
 from core.specs.base import Capability, Family, Needs, Spec, WorksOn
 from core.specs.composition import EncodingKind
+from core.specs.linear import LinearQuantization
 from core.specs.order import find_clash
-from core.specs.quantize import LinearQuantization
 from tests.core.services.makers import described_model
 
 MODEL = described_model()

@@ -21,7 +21,7 @@ from core.network.inspect import read
 from core.network.network import Network
 from core.network.share import copy_graph
 from core.specs.distill import BlockDistillation
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from tests.core.compression.distill.conftest import distance
 
 SPEC = BlockDistillation(samples=200, epochs=10)

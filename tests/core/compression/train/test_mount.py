@@ -18,7 +18,7 @@ from core.network.export import export_onnx
 from core.network.export_check import noise_inputs
 from core.network.fold import fold_batch_norm
 from core.network.inspect import read
-from core.specs.quantize import LinearQuantization
+from core.specs.linear import LinearQuantization
 from core.specs.train import Training
 
 SETTINGS = Training(epochs=4, batch_size=32, lr=0.003, augment="none")
