@@ -30,7 +30,9 @@ def diagonal_fisher(
     E[g²] where g is the gradient of the loss against labels that are drawn from the network's own answers (Martens
     2020, arXiv 1412.1193, section 5), so that no labels are needed, and half of Σ F·Δ² is about what the loss rises by
     when the weights change by Δ. Draws are independent, so that the square of a batch's summed gradient is the sum of
-    its samples' squares in the mean; smaller batches give a less noisy figure. Raises `missing_data` without a batch, `non_finite`.
+    its samples' squares in the mean; smaller batches give a less noisy figure.
+
+    Raises `missing_data` without a batch, `non_finite`.
     """
     graph, weights = _differentiable(network, names)
     undo, generator = logits_of(network, task), torch.Generator().manual_seed(seed)
