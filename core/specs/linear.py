@@ -21,7 +21,7 @@ Scale = Literal["float", "power_of_two"]
 
 
 class WeightGrid(Asked):
-    """Integer grid of weights. Up to 4 bits its scales are those of the least squared error, above by magnitude."""
+    """Integer grid of weights. Up to 6 bits its scales are those of the least squared error, above by magnitude."""
 
     bits: int = Field(
         8, ge=2, le=8, description="Bits of a weight. Symmetric ones of 2 bits are −1, 0 and 1 times the scale."

@@ -31,7 +31,7 @@ def complaint(model: type[Asked], body: object) -> tuple[str | None, str]:
             "/recipe/steps/0/sparcity",
         ),
         (
-            {"model": "m", "recipe": {"steps": [{"method": "quantize.linear", "weights": {"bits": 3}}]}},
+            {"model": "m", "recipe": {"steps": [{"method": "quantize.linear", "weights": {"bits": 9}}]}},
             "/recipe/steps/0/weights/bits",
         ),
         ({"model": "m", "recipe": {"steps": [{"method": "quantize.linear"}]}, "a/b~c": 1}, "/a~1b~0c"),

@@ -2,6 +2,7 @@
 
 from core.network.encodings.activation import ActivationGrid
 from core.network.encodings.affine_integer import AffineInteger
+from core.network.encodings.blocks import SMALLEST_SCALE, Blocks, largest_group
 from core.network.encodings.codebook import Codebook
 from core.network.encodings.dense import Dense
 from core.network.encodings.elementwise import Elementwise
@@ -16,8 +17,10 @@ from core.network.encodings.stack import put_on
 from core.network.encodings.trainable import TrainableWeight
 
 __all__ = [
+    "SMALLEST_SCALE",
     "ActivationGrid",
     "AffineInteger",
+    "Blocks",
     "Codebook",
     "Dense",
     "Elementwise",
@@ -29,6 +32,7 @@ __all__ = [
     "Masked",
     "TrainableWeight",
     "Written",
+    "largest_group",
     "packed_grid",
     "put_on",
     "restore",
