@@ -4,9 +4,12 @@ The constants bracket jobs of eight networks from 0.27 to 41 M multiply-adds, on
 else and on the same machine under four times its load; a test holds them to it. The verdict has the real figures.
 """
 
+from collections.abc import Mapping
+
 from core.description import DatasetDescription, ModelDescription
 from core.resources.job import JobCreate, Range
 from core.specs.train import Finetune, Training
+from core.specs.weight_bits import Bits
 
 # Multiply-adds of fp32 a second on one thread, slow and fast machine.
 _SLOW_MACS, _FAST_MACS = 3e9, 8e10
@@ -26,6 +29,7 @@ _FIXED_MEMORY = (350e6, 900e6)
 _INNER = frozenset({"If", "Loop", "Scan"})
 # The file's graph beside its weights: bytes for each operator.
 _NODE_BYTES = (60, 900)
+_NODES_A_LAYER = 4
 
 
 def estimate_seconds(asked: JobCreate, model: ModelDescription, data: DatasetDescription | None, steps: int) -> Range:
@@ -64,21 +68,23 @@ def estimate_memory(asked: JobCreate, model: ModelDescription, data_bytes: int) 
     return Range(low=round(low), high=round(high))
 
 
-def estimate_bytes(asked: JobCreate, model: ModelDescription, chosen: frozenset[str]) -> Range:
-    """Size of the file: chosen layers at one byte a parameter, the rest as it is, plus the graph."""
-    narrow = sum(layer.parameters for layer in model.layers if layer.name in chosen and layer.tied_to is None)
+def estimate_bytes(asked: JobCreate, model: ModelDescription, chosen: Mapping[str, Bits]) -> Range:
+    """Size of the file: weights of the chosen layers at their bits, the rest as it is, plus the graph."""
+    layers = [layer for layer in model.layers if layer.name in chosen and layer.tied_to is None]
+    narrow = sum(layer.parameters for layer in layers)
+    low, high = (sum(layer.parameters * chosen[layer.name][end] / 8 for layer in layers) for end in (0, 1))
     # What is inside of branches and loops is in no layer and counts as no parameter, but is in the file.
     whole = 4 * model.parameters if model.mode == "network" else max(model.bytes_stripped, 4 * model.parameters)
     kept = whole - 4 * narrow
-    nodes = sum(model.operators.values()) + 4 * len(chosen)
+    nodes = sum(model.operators.values()) + _NODES_A_LAYER * len(chosen)
     # Of that, quantizers of files may take all.
     least = kept // 4 if model.mode == "onnx_only" and _INNER & set(model.operators) else kept
-    low = narrow + least + _NODE_BYTES[0] * nodes
-    high = narrow + kept + 8 * narrow // 100 + _NODE_BYTES[1] * nodes
+    low += least + _NODE_BYTES[0] * nodes
+    high += kept + _NODE_BYTES[1] * nodes
     if asked.constraints.max_drop is not None:
         # Layers that cost too much quality stay float.
         high = max(high, model.bytes_stripped + _NODE_BYTES[1] * nodes)
-    return Range(low=low, high=high)
+    return Range(low=round(low), high=round(high))
 
 
 def _samples(asked: JobCreate, model: ModelDescription, data: DatasetDescription | None) -> int:

@@ -18,6 +18,7 @@ from core.services.tenancy import Lock, get_owned
 from core.specs.order import find_clash
 from core.specs.recipe import Step
 from core.specs.train import LEARNT_TASKS
+from core.specs.weight_bits import Bits
 from core.states import InspectionState
 
 _NOTHING = Range(low=0, high=0)
@@ -74,14 +75,13 @@ def plan(session: Session, tenant: str, asked: JobCreate) -> DryRun:
     objections = tuple(object_to(asked, ingredients))
     model, data = ingredients.model_description, ingredients.dataset_description
     steps = plan_steps(asked, ingredients)
-    chosen = _narrowed(asked, steps)
     data_bytes = ingredients.dataset.bytes if ingredients.dataset else 0
     return DryRun(
         ok=not any(objection.severity == "blocks" for objection in objections),
         plan=steps,
         seconds=estimates.estimate_seconds(asked, model, data, len(asked.recipe.steps)) if model else _NOTHING,
         memory_bytes=estimates.estimate_memory(asked, model, data_bytes) if model else _NOTHING,
-        bytes=estimates.estimate_bytes(asked, model, chosen) if model else _NOTHING,
+        bytes=estimates.estimate_bytes(asked, model, _narrowed(asked, model, steps)) if model else _NOTHING,
         objections=objections,
     )
 
@@ -104,10 +104,16 @@ def plan_steps(asked: JobCreate, ingredients: Ingredients) -> tuple[PlannedStep,
     return (PlannedStep(name="prepare"), *methods, PlannedStep(name="export"), PlannedStep(name="measure"))
 
 
-def _narrowed(asked: JobCreate, steps: tuple[PlannedStep, ...]) -> frozenset[str]:
-    """The layers that take fewer bytes afterwards; training changes layers, not the bytes that they take."""
-    narrowing = {spec.method for spec in asked.recipe.steps if not spec.needs.training}
-    return frozenset(layer for step in steps if step.name in narrowing for layer in step.layers)
+def _narrowed(asked: JobCreate, model: ModelDescription, steps: tuple[PlannedStep, ...]) -> dict[str, Bits]:
+    """The layers that take fewer bytes afterwards, with the bits of a weight by the last step that changes them."""
+    layers = {layer.name: layer for layer in model.layers}
+    found = {}
+    # Between the first and the last two, which are no methods.
+    for spec, step in zip(asked.recipe.steps, steps[1:-2], strict=True):
+        for name in step.layers:
+            if name in layers and (bits := spec.weight_bits(layers[name])) is not None:
+                found[name] = bits
+    return found
 
 
 def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]:
@@ -131,7 +137,7 @@ def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]
     for position, step in enumerate(asked.recipe.steps):
         yield from _object_to_step(f"/recipe/steps/{position}", step, described, ingredients)
         described = step.leaves(described, others)
-    yield from object_to_sizes(asked, model, _narrowed(asked, plan_steps(asked, ingredients)))
+    yield from object_to_sizes(asked, model, _narrowed(asked, model, plan_steps(asked, ingredients)))
     if data is not None:
         yield from object_to_inputs(model, data)
     yield from _object_to_constraints(asked, data)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from core.description import ModelDescription
+from core.description import LayerDescription, ModelDescription
+from core.specs.weight_bits import Bits
 
 if TYPE_CHECKING:
     from core.specs.composition import EncodingKind
@@ -85,6 +86,10 @@ class Spec(Asked, ABC):
     def references(self) -> dict[str, str]:
         """The ids of other models that the step needs, by their place in it, such as `teacher` or `teacher/1`."""
         return {}
+
+    def weight_bits(self, layer: LayerDescription) -> Bits | None:  # noqa: ARG002  what most steps do not need
+        """Bits that a weight of this layer takes after the step, with its scales; None where the step changes none."""
+        return None
 
     def suits(self, description: ModelDescription, others: Mapping[str, ModelDescription]) -> Capability:
         """As `requires`, with the descriptions of the other models that the step needs, by id."""

@@ -9,6 +9,7 @@ from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
 from core.specs.calibration import Calibration
 from core.specs.composition import EncodingKind
 from core.specs.rounding import Rounding
+from core.specs.weight_bits import Bits, packed
 
 # Kinds of layers that onnxruntime runs on integers where their inputs are integers, too; and tables.
 INTEGER_KINDS = ("conv1d", "conv2d", "linear", "embedding")
@@ -107,7 +108,7 @@ class LinearQuantization(Spec):
     works_on: ClassVar[WorksOn] = "network"
     encodes: ClassVar[EncodingKind] = "affine_integer"
     # Weights that an earlier step has encoded in another way are left as they are.
-    takes: ClassVar[frozenset[EncodingKind]] = frozenset({"dense"})
+    takes: ClassVar[frozenset[EncodingKind]] = frozenset({"dense", "masked"})
 
     method: Literal["quantize.linear"] = "quantize.linear"
     weights: WeightGrid = Field(WeightGrid(), description="Grid of the weights.")
@@ -153,6 +154,11 @@ class LinearQuantization(Spec):
     def rounds_input(self, layer: str) -> bool:
         """Whether the activations that a layer takes are to be rounded."""
         return self.activations is not None and (layer not in self.layers or self.layers[layer].activations)
+
+    def weight_bits(self, layer: LayerDescription) -> Bits:
+        """Those of the grid; scales and zero points come on top."""
+        asked = self.weights_of(layer.name)
+        return packed(asked.bits, (asked.group_size or USUAL_GROUP) if asked.per == "group" else None)
 
     def requires(self, description: ModelDescription) -> Capability:
         """Convolutions, linear layers and tables of embeddings can be quantized; layers that are named must exist."""

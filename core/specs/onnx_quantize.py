@@ -4,8 +4,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from core.description import ModelDescription
+from core.description import LayerDescription, ModelDescription
 from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
+from core.specs.weight_bits import BYTE, Bits, packed
 
 # What onnxruntime's quantizer makes integers of, by mode, in the main graph of a file.
 ONNX_KINDS = {
@@ -75,6 +76,10 @@ class OnnxQuantization(Spec):
     def calibration_samples(self) -> int:
         """None in dynamic mode."""
         return self.calibration.samples if self.mode == "static" else 0
+
+    def weight_bits(self, layer: LayerDescription) -> Bits:  # noqa: ARG002  the same for all
+        """A byte; scales come on top."""
+        return packed(BYTE)
 
     def requires(self, description: ModelDescription) -> Capability:
         """Convolutions and products with stored weights, in dynamic mode LSTMs too; not what is quantized already."""

@@ -11,8 +11,9 @@ import pytest
 from core.description import LayerDescription, ModelDescription, SplitDescription
 from core.resources.job import JobCreate, Range
 from core.services import estimates
-from core.specs.linear import LinearQuantization
+from core.specs.linear import LinearQuantization, WeightGrid
 from core.specs.recipe import Constraints, Limits, Recipe
+from core.specs.weight_bits import packed
 from tests.core.services.makers import described_dataset, described_model
 
 
@@ -108,7 +109,7 @@ def test_what_was_measured_lies_inside(name: str) -> None:
     assert holds(seconds, job.wall)
     assert holds(seconds, job.cpu)
     assert holds(estimates.estimate_memory(job_asked, model, job.data_bytes), job.memory)
-    size = estimates.estimate_bytes(job_asked, model, frozenset({"all"}))
+    size = estimates.estimate_bytes(job_asked, model, {"all": packed(8)})
     assert holds(size, job.bytes)
     # A range that holds everything says nothing.
     assert size.high < job.parameters * 4 * 0.6
@@ -124,7 +125,7 @@ def test_drawn_inputs_take_time_too() -> None:
 
 def test_a_limit_on_quality_may_leave_all_layers_wide() -> None:
     model = described(JOBS["lenet5_mnist10k"])
-    size = estimates.estimate_bytes(asked(constraints=Constraints(max_drop=0.01)), model, frozenset({"all"}))
+    size = estimates.estimate_bytes(asked(constraints=Constraints(max_drop=0.01)), model, {"all": packed(8)})
     assert size.high >= model.bytes_stripped
 
 
@@ -156,8 +157,21 @@ def test_weights_inside_of_branches_are_in_the_file() -> None:
     model = described_model(
         mode="onnx_only", parameters=52_000, layers=(layer,), operators={"Conv": 6, "If": 3}, bytes_stripped=1_270_000
     )
-    size = estimates.estimate_bytes(asked(), model, frozenset({"all"}))
+    size = estimates.estimate_bytes(asked(), model, {"all": packed(8)})
     # What dynamic quantization made of it with and without the branches.
     assert holds(size, 497_953)
     assert size.high > 1_100_000
     assert size.low > 300_000
+
+
+def test_fewer_bits_make_a_smaller_file() -> None:
+    # lenet5_fashion by `quantize.linear` with `activations: null`, symmetric: 4 bits by channel, 3 in groups of 64.
+    model = described(JOBS["lenet5_fashion"])
+    by_channel, by_group = LinearQuantization(weights=WeightGrid(bits=4)), WeightGrid(bits=3, per="group")
+    four = estimates.estimate_bytes(asked(), model, {"all": by_channel.weight_bits(model.layers[0])})
+    three = LinearQuantization(weights=by_group).weight_bits(model.layers[0])
+    assert holds(four, 220_000)
+    assert not holds(four, 436_000)
+    # A scale for 64 weights is more than half a bit for each.
+    assert three[0] == 3
+    assert three[1] > 3.5
