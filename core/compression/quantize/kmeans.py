@@ -17,9 +17,11 @@ Numbers = NDArray[np.float32] | NDArray[np.float64]
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 
+# Beyond so many distinct numbers neighbours form groups, but for so many at each end.
+_MOST_NUMBERS, _ENDS = 1 << 20, 1 << 12
 # Places of borders that the exact programme is solved on: at least, for each value asked for, and at most; how many
 # times the mean number of places a cluster may take at first.
-_PLACES, _PLACES_A_VALUE, _MOST_PLACES = 1024, 16, 2048
+_PLACES, _PLACES_A_VALUE, _MOST_PLACES = 512, 16, 2048
 _WIDE = 16
 # How often places that crowded numbers cannot use are given to others.
 _ROUNDS = 4
@@ -36,7 +38,7 @@ _LEAST_WEIGHT = 1e-6
 @final
 @dataclass(frozen=True)
 class _Line:
-    """Distinct numbers in order (n,), and the sums of weights, weights · numbers and weights · numbers² before each."""
+    """Distinct numbers, or means of groups, in order (n,); sums of weights, times numbers, times squares before each."""
 
     numbers: Floats
     weight: Floats
@@ -45,22 +47,24 @@ class _Line:
 
     @classmethod
     def of(cls, numbers: Numbers, weights: Floats | None) -> "_Line":
-        if weights is None:
-            ordered = np.sort(numbers)
-            heavy = None
-        else:
-            order = np.argsort(numbers)
-            ordered, heavy = numbers[order], weights[order]
+        order = None if weights is None else np.argsort(numbers)
+        ordered = (np.sort(numbers) if order is None else numbers[order]).astype(np.float64)
         begins = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        distinct = ordered[begins].astype(np.float64)
-        if heavy is None:
+        begins = begins[_thin(len(begins))]
+        if weights is None or order is None:
             mass = np.diff(begins, append=len(ordered)).astype(np.float64)
+            means = np.add.reduceat(ordered, begins) / mass
+            centred = ordered - np.average(means, weights=mass)
+            squares = np.add.reduceat(centred * centred, begins)
         else:
+            heavy = np.maximum(weights[order], _LEAST_WEIGHT * weights.mean() or 1.0)
             mass = np.add.reduceat(heavy, begins)
-            mass = np.maximum(mass, _LEAST_WEIGHT * mass.mean() or 1.0)
+            means = np.add.reduceat(heavy * ordered, begins) / mass
+            centred = ordered - np.average(means, weights=mass)
+            squares = np.add.reduceat(heavy * centred * centred, begins)
         # About their mean, so that the difference of sums of squares keeps its digits.
-        centred = distinct - np.average(distinct, weights=mass)
-        return cls(distinct, _sums(mass), _sums(mass * centred), _sums(mass * centred * centred))
+        first = mass * (means - np.average(means, weights=mass))
+        return cls(means, _sums(mass), _sums(first), _sums(squares))
 
     def cost(self, begin: Places, end: Places) -> Floats:
         """The weighted squared error of the numbers begin … end − 1 about their mean; infinite where there are none."""
@@ -98,6 +102,15 @@ def cluster(numbers: Numbers, count: int, weights: Floats | None = None) -> Floa
     if len(places) <= total and count > 1:
         borders = _refine(line, borders)
     return line.means(borders)
+
+
+def _thin(count: int) -> Places:
+    """Which of so many numbers begin a group that no border divides: all, of very many those of both ends and some."""
+    if count <= _MOST_NUMBERS:
+        return np.arange(count, dtype=np.int64)
+    inner = np.linspace(_ENDS, count - _ENDS, _MOST_NUMBERS - 2 * _ENDS).astype(np.int64)
+    ends = np.arange(_ENDS, dtype=np.int64)
+    return np.concatenate([ends, inner, ends + count - _ENDS])
 
 
 def _sums(values: Floats) -> Floats:

@@ -16,14 +16,22 @@ from core.network.encodings.writer import Role, V, Writer
 from core.specs.composition import EncodingKind
 
 Leveled = Literal["log2", "binary"]
-LEAST_BITS, MOST_BITS = 2, 6
+LEAST_BITS, MOST_BITS = 2, 8
+# Powers that lie further below the largest are left out: beyond them fp32 itself has none for small scales.
+MOST_OCTAVES = 62
 
 
-def log2_levels(bits: int) -> Tensor:
-    """0 and ±2^−j for j = 0 … 2^(bits−1) − 2, ascending, for 2 … 6 bits (INQ, arXiv 1702.03044, eq. 1)."""
+def log2_levels(bits: int, per_octave: int = 1) -> Tensor:
+    """0 and ±2^(−j / per_octave) for j = 0 … 2^(bits−1) − 2, ascending, for 2 … 8 bits.
+
+    With one level an octave these are the powers of two of INQ (arXiv 1702.03044, eq. 1); more of them are a logarithm
+    to a smaller base (Miyashita et al. 2016, arXiv 1603.01025). None is below 2^−62, so that 8 bits of powers of two
+    have no more levels than 7 bits.
+    """
     if not LEAST_BITS <= bits <= MOST_BITS:
         raise ValueError(f"log2 takes {LEAST_BITS} to {MOST_BITS} bits, not {bits}")
-    powers = 2.0 ** -torch.arange(2 ** (bits - 1) - 1, dtype=torch.float32)
+    count = min(2 ** (bits - 1) - 1, MOST_OCTAVES * per_octave + 1)
+    powers = torch.exp2(-torch.arange(count, dtype=torch.float64) / per_octave).float()
     return torch.cat([-powers, torch.zeros(1), powers.flip(0)])
 
 
@@ -40,16 +48,20 @@ class Levels(Elementwise):
         self._blocks = Blocks(tuple(codes.shape), axis)
 
     @classmethod
-    def log2(cls, weight: Tensor, *, bits: int, axis: int | None) -> "Levels":
-        """Powers of two; the largest of each block is 2^⌊log2(4·max/3)⌋ (INQ, arXiv 1702.03044, eq. 2)."""
-        largest = Blocks(tuple(weight.shape), axis).flat(weight.detach().abs()).amax(1).clamp_min(SMALLEST_SCALE)
-        scale = torch.exp2(torch.floor(torch.log2(largest * 4 / 3)))
-        return cls._start("log2", log2_levels(bits), weight, axis, scale)
+    def log2(
+        cls, weight: Tensor, *, bits: int, axis: int | None, per_octave: int = 1, scale: Tensor | None = None
+    ) -> "Levels":
+        """Levels of `log2_levels`, times `scale`: without one 2^⌊log2(4·max/3)⌋ of each block (INQ, eq. 2)."""
+        if scale is None:
+            largest = Blocks(tuple(weight.shape), axis).flat(weight.detach().abs()).amax(1).clamp_min(SMALLEST_SCALE)
+            scale = torch.exp2(torch.floor(torch.log2(largest * 4 / 3)))
+        return cls._start("log2", log2_levels(bits, per_octave), weight, axis, scale)
 
     @classmethod
-    def binary(cls, weight: Tensor, *, axis: int | None) -> "Levels":
-        """±scale, the mean magnitude of each block (XNOR-Net, arXiv 1603.05279, eq. 6)."""
-        scale = Blocks(tuple(weight.shape), axis).flat(weight.detach().abs()).mean(1).clamp_min(SMALLEST_SCALE)
+    def binary(cls, weight: Tensor, *, axis: int | None, scale: Tensor | None = None) -> "Levels":
+        """±scale, without `scale` the mean magnitude of each block (XNOR-Net, arXiv 1603.05279, eq. 6)."""
+        if scale is None:
+            scale = Blocks(tuple(weight.shape), axis).flat(weight.detach().abs()).mean(1).clamp_min(SMALLEST_SCALE)
         return cls._start("binary", torch.tensor([-1.0, 1.0]), weight, axis, scale)
 
     @classmethod

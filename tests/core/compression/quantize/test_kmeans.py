@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from core.compression.quantize import kmeans
 from core.compression.quantize.kmeans import cluster
 from core.errors import ModelpressError
 
@@ -86,6 +87,16 @@ def test_no_more_values_than_there_are(count):
     assert cluster(np.full(100, 0.25, np.float32), count).tolist() == [0.25]
     assert cluster(np.array([2.0, 1.0, 2.0], np.float32), 2).tolist() == [1.0, 2.0]
     assert cluster(np.array([-1.5], np.float32), count).tolist() == [-1.5]
+
+
+def test_of_very_many_numbers_neighbours_count_together(monkeypatch):
+    numbers = draw("laplace", 60_000, 4)
+    plain = cluster(numbers, 32)
+    monkeypatch.setattr(kmeans, "_MOST_NUMBERS", 6000)
+    monkeypatch.setattr(kmeans, "_ENDS", 200)
+    weights = np.full(60_000, 0.5)
+    for book in (cluster(numbers, 32), cluster(numbers, 32, weights)):
+        assert error_of(numbers, book) <= 1.002 * error_of(numbers, plain)
 
 
 def test_one_value_is_the_mean_and_weights_of_zero_are_equal_weights():

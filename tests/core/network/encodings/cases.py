@@ -96,6 +96,8 @@ CASES: dict[str, Make] = {
     "2 codebooks of 7": grouped_codebook(7),
     "log2 in 4 bits": lambda weight: Levels.log2(weight, bits=4, axis=None),
     "log2 in 3 bits": lambda weight: Levels.log2(weight, bits=3, axis=0),
+    "log2 in 7 bits": lambda weight: Levels.log2(weight, bits=7, axis=0),
+    "log2 in 8 bits, 8 an octave": lambda weight: Levels.log2(weight, bits=8, axis=0, per_octave=8),
     "binary": lambda weight: Levels.binary(weight, axis=0),
     "masked": masked(0.1, Dense),
     "half masked": masked(0.5, Dense),

@@ -90,8 +90,8 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         Codebook.of(WEIGHT, torch.zeros(3, 4)[:, :2].repeat(1, 2)[:3])
     with pytest.raises(ValueError, match="256 values"):
         Codebook.of(WEIGHT, book_of(WEIGHT, 257))
-    with pytest.raises(ValueError, match="2 to 6 bits"):
-        Levels.log2(WEIGHT, bits=7, axis=None)
+    with pytest.raises(ValueError, match="2 to 8 bits"):
+        Levels.log2(WEIGHT, bits=9, axis=None)
 
 
 def test_names_are_what_users_read() -> None:

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import fx, nn
 
 from core.network.encodings import ActivationGrid, AffineInteger, Dense, Emission, Encoding, Levels, symmetric_grid
+from tests.core.network.encodings.cases import sample
 
 GRIDS = {"int8": symmetric_grid(8), "int7 in int8": symmetric_grid(7), "uint8": symmetric_grid(8, unsigned=True)}
 
@@ -67,6 +68,22 @@ def test_scales_of_levels_are_those_of_the_papers() -> None:
     # Equation 6 of arXiv 1603.05279: the mean magnitude.
     assert torch.allclose(Levels.binary(weight, axis=0).scale, torch.tensor([0.55, 0.33]))
     assert torch.allclose(Levels.binary(weight, axis=None).decode(), weight.sign() * 0.44)
+
+
+@pytest.mark.parametrize(("bits", "per_octave", "needed"), [(2, 1, 2), (7, 1, 7), (8, 1, 7), (8, 2, 8), (8, 8, 8)])
+def test_levels_of_many_bits_stay_within_fp32(bits: int, per_octave: int, needed: int) -> None:
+    weight = sample((6, 50)) * 1e-6
+    made = Levels.log2(weight, bits=bits, axis=0, per_octave=per_octave)
+    assert made.bits == needed
+    powers = made.levels[made.levels > 0]
+    assert float(powers.min()) >= 2.0**-62
+    assert torch.allclose(powers[1:] / powers[:-1], torch.tensor(2.0 ** (1 / per_octave)), rtol=1e-5)
+    assert torch.equal(made.levels, -made.levels.flip(0))
+    # Between two levels whose ratio is r the error is at most (r − 1) / (r + 1) of the weight.
+    kept = (weight.abs() > powers.min() * made.scale.unsqueeze(1)) & (weight.abs() < made.scale.unsqueeze(1))
+    ratio = 2.0 ** (1 / per_octave)
+    error = (made.decode() - weight).abs()[kept] / weight.abs()[kept]
+    assert float(error.max()) <= (ratio - 1) / (ratio + 1) + 1e-5
 
 
 def test_bytes_are_those_of_the_stored_tensors() -> None:
