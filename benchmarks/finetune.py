@@ -22,7 +22,8 @@ from core.compression.context import Context
 from core.compression.train.losses import TaskObjective
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.outcome import Trained
-from core.compression.train.trainer import train
+from core.compression.train.probe import JUDGING, probe_updates
+from core.compression.train.trainer import PASSES, train
 from core.data.dataset import Dataset, open_dataset
 from core.description import DatasetSpec, FractionSplits, InputMapping, SplitArrays, SplitName
 from core.measure.intervals import compare_proportions
@@ -99,8 +100,7 @@ def compare(shared: Path, case: Case, rates: tuple[float, ...]) -> dict[str, obj
     begin = time.process_time()
     given = run(sparse, dataset, Finetune(epochs=case.epochs))
     seconds = time.process_time() - begin
-    # The probe's updates are given to the tuned runs.
-    steps = int(given.record["steps"] * 1.05)
+    steps = int(given.record["steps"] + probe_cost(given))
     tuned = [(rate, run(sparse, dataset, Finetune(steps=steps, lr=rate))) for rate in rates]
     rate, best = max(tuned, key=lambda each: right(each[1].network, dataset, "validation").mean())
     judged = {"float": network, "before": sparse, "given": given.network, "tuned": best.network}
@@ -114,6 +114,7 @@ def compare(shared: Path, case: Case, rates: tuple[float, ...]) -> dict[str, obj
         "difference_points": [round(100 * value, 2) for value in (test.delta, test.low, test.high)],
         "lr": given.record["lr"],
         "lr_from": given.record["lr_from"],
+        "probe_share": round(probe_cost(given) / given.record["steps"], 3),
         "tuned_lr": rate,
         "accuracy_by_rate": {
             f"{each:g}": round(float(right(found.network, dataset, "evaluation").mean()), 4) for each, found in tuned
@@ -121,6 +122,11 @@ def compare(shared: Path, case: Case, rates: tuple[float, ...]) -> dict[str, obj
         "cpu_seconds": round(seconds, 1),
         "load": os.getloadavg()[0],
     }
+
+
+def probe_cost(trained: Trained) -> float:
+    """What choosing the rate took, in updates, which are given to the tuned runs."""
+    return len(trained.record["tried"]) * (probe_updates(trained.record["steps"]) + JUDGING / PASSES)
 
 
 def mask(network: Network, share: float) -> Network:

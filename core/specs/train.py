@@ -40,8 +40,8 @@ class Training(Asked):
     optimiser: Literal["adamw", "sgd"] = Field("adamw", description="sgd has Nesterov momentum of 0.9.")
     lr: Annotated[float, Field(gt=0, le=10)] | Literal["auto"] = Field(
         "auto",
-        description="Highest learning rate, at most 10; auto: chosen by a probe that takes at most a twentieth of "
-        "the budget.",
+        description="Highest learning rate, at most 10; auto: the best of a few short trials, which take a twentieth "
+        "of the budget; up to 15 % where that would be too few updates to tell rates apart.",
     )
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="How the learning rate goes on after the warm-up; cosine falls to zero."

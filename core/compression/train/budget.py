@@ -97,7 +97,11 @@ class Budget:
             rate = usual_rate(self._settings)
             self._context.log(f"The budget is too small to probe the learning rate; {rate:g} is usual.")
             return rate, "usual", ()
-        self._context.progress(0.0, "Probing the learning rate")
-        probed = choose_rate(self._learner, self._feeder, updates)
-        self._context.log(f"A probe of {len(probed.tried)} updates chose the learning rate {probed.rate:g}.")
+        probed = choose_rate(
+            self._learner, self._feeder, updates, lambda _: self._context.progress(0.0, "Probing the learning rate")
+        )
+        losses = ", ".join(f"{rate:g} to {loss:.3g}" for rate, loss in probed.tried)
+        self._context.log(
+            f"The learning rate is {probed.rate:g}: trials of {updates} updates brought the loss with {losses}."
+        )
         return probed.rate, "probe", probed.tried

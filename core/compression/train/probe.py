@@ -1,68 +1,81 @@
-"""The choice of a learning rate: it rises from update to update until the loss does."""
+"""The choice of a learning rate: short trainings from the same weights, whose loss on other samples is compared."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from core.compression.train.feeding import Feeder, on_device
+from core.compression.train.feeding import Feeder, on_device, part_of
 from core.compression.train.state import put_state, state_of
-from core.compression.train.updates import Learner
+from core.compression.train.updates import Learner, rate_at
 from core.specs.train import Training
 
-# Share of the updates that the probe may cost; a loss before each update costs a third of an update more.
-SHARE = 0.05
-COST = 4 / 3
-# Fewer updates say nothing, more say nothing new.
-FEWEST, MOST = 16, 100
-# The range that is tried, and what is taken where the budget is too small to try.
-RANGES: Mapping[str, tuple[float, float]] = {"adamw": (3e-6, 3e-2), "sgd": (3e-5, 1.0)}
+# Of the updates, what all trials may cost, and what they may cost where that is too little to tell rates apart.
+SHARE, LARGEST_SHARE = 0.05, 0.15
+# Updates of a trial: fewer say nothing, from some number on more say nothing new.
+FEWEST, ENOUGH, MOST = 8, 16, 64
+# Trials that are counted with; one more is made where rates have to be far below the usual ones.
+TRIALS = 4
+# Batches that judge a trial, at a third of an update each.
+JUDGING = 4
+# In the order of size. A trial is short and likes rates that carry far, so the largest ones are left out: what is best
+# for some hundreds of updates was at most 1e-2 with AdamW, whatever shorter trials said.
+RATES: Mapping[str, tuple[float, ...]] = {
+    "adamw": (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    "sgd": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+}
+# What is tried first, and what is taken where the budget is too small to try.
+FIRST: Mapping[str, float] = {"adamw": 1e-3, "sgd": 1e-2}
 USUAL: Mapping[str, float] = {"adamw": 3e-4, "sgd": 1e-2}
-# The rate at which the loss was lowest is near the edge of stability; a training that lasts goes below it.
-CAUTION = 2.0
-# The changes of the loss are averaged over this share of the updates.
-SMOOTHED = 12
-# The probe ends once the loss has risen by this share of what it was.
-RISEN = 1.0
 
 
 @dataclass(frozen=True)
 class Probed:
-    """The rate that was chosen, and what was tried: (rate, change of the loss)."""
+    """The rate that was chosen, and what was tried: (rate, loss at the end)."""
 
     rate: float
     tried: tuple[tuple[float, float], ...]
 
 
 def probe_updates(steps: int) -> int:
-    """How many updates a probe of a training of `steps` takes; 0 where they would be too few."""
-    found = min(int(steps * SHARE / COST), MOST)
-    return found if found >= FEWEST else 0
+    """How many updates a trial takes before a training of `steps`; 0 where they would be too few."""
+    found = _affordable(steps * SHARE)
+    if found < ENOUGH:
+        found = min(_affordable(steps * LARGEST_SHARE), ENOUGH)
+    return min(found, MOST) if found >= FEWEST else 0
 
 
-def choose_rate(learner: Learner, feeder: Feeder, updates: int) -> Probed:
-    """A range test (Smith 2017, arXiv 1506.01186), with each loss taken against that of the untouched weights.
+def choose_rate(learner: Learner, feeder: Feeder, updates: int, tell: Callable[[float], None]) -> Probed:
+    """The rate whose trial of so many updates, warm-up and descent of the rate included, ends with the smallest loss.
 
-    The same samples are asked before and after, so that a change of the loss is told from a change of the samples;
-    networks that are good already are then as easily probed as damaged ones. The learner is left as it was.
+    From the usual rate upwards as long as that is better, else downwards. A range test (Smith 2017, arXiv 1506.01186)
+    was tried before: within a few updates a rate shows whether it is stable, not how far it carries, and of damaged
+    networks without batch norms it chose a tenth of the best. `tell` hears the share that is done. The learner is left
+    as it was.
     """
     before = state_of(learner)
-    untouched = [_loss(learner, feeder, number) for number in range(updates)]
-    low, high = RANGES[learner.settings.optimiser]
-    rates: NDArray[np.float64] = np.geomspace(low, high, updates)
-    changes: list[float] = []
-    for number, rate in enumerate(rates):
-        # A loss is that of the weights before the update, so it judges the rates up to the one before.
-        changes.append(float(learner.update(feeder.batch(number), float(rate), number)) - untouched[number])
-        if not np.isfinite(changes[-1]) or changes[-1] > RISEN * abs(untouched[number]) + 1:
+    rates = RATES[learner.settings.optimiser]
+    losses: dict[float, float] = {}
+
+    def measure(place: int) -> float:
+        rate = rates[place]
+        if rate not in losses:
+            tell(len(losses) / (TRIALS + 1))
+            losses[rate] = _try(learner, feeder, rate, updates)
+            put_state(learner, before)
+        return losses[rate]
+
+    first = best = rates.index(FIRST[learner.settings.optimiser])
+    for step in (1, -1):
+        while best == first or step * (best - first) > 0:
+            following = best + step
+            if not 0 <= following < len(rates) or measure(best) <= measure(following):
+                break
+            best = following
+        if best != first:
             break
-    put_state(learner, before)
-    smooth = _smooth(np.array(changes), max(updates // SMOOTHED, 3))
-    best = max(int(np.nanargmin(smooth)) - 1, 0)
-    tried = tuple((float(rate), float(change)) for rate, change in zip(rates, smooth, strict=False))
-    return Probed(_round(float(rates[best]) / CAUTION), tried)
+    return Probed(rates[best], tuple(sorted(losses.items())))
 
 
 def usual_rate(settings: Training) -> float:
@@ -70,20 +83,26 @@ def usual_rate(settings: Training) -> float:
     return USUAL[settings.optimiser]
 
 
+def _affordable(budget: float) -> int:
+    """Updates of each trial that so many updates pay for, judgements included."""
+    return int(budget / TRIALS - JUDGING / 3)
+
+
+def _try(learner: Learner, feeder: Feeder, rate: float, updates: int) -> float:
+    """The loss on samples that come after those of the trial; infinite where it is no number."""
+    settings = learner.settings.model_copy(update={"schedule": "cosine"})
+    for number in range(updates):
+        loss = learner.update(feeder.batch(number), rate * rate_at(number, updates, settings), number)
+        if not math.isfinite(float(loss)):
+            return math.inf
+    found = sum(_loss(learner, feeder, updates + number) for number in range(JUDGING)) / JUDGING
+    return found if math.isfinite(found) else math.inf
+
+
 def _loss(learner: Learner, feeder: Feeder, number: int) -> float:
-    batch = on_device(feeder.batch(number), learner.device)
+    batch, total = feeder.batch(number), 0.0
     with torch.no_grad():
-        return float(learner.objective(learner.mounted(*batch.inputs), batch))
-
-
-def _smooth(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Means over the `width` values around each, fewer at the ends; what is not finite counts as the largest."""
-    finite = values[np.isfinite(values)]
-    filled = np.where(np.isfinite(values), values, finite.max() if len(finite) else 0.0)
-    half = width // 2
-    return np.array([filled[max(at - half, 0) : at + half + 1].mean() for at in range(len(filled))])
-
-
-def _round(rate: float) -> float:
-    """Two digits: more would look like knowledge."""
-    return float(f"{rate:.1e}")
+        for start in range(0, len(batch.rows), learner.micro_batch):
+            part = on_device(part_of(batch, start, learner.micro_batch), learner.device)
+            total += float(learner.objective(learner.mounted(*part.inputs), part)) * len(part.rows)
+    return total / len(batch.rows)
