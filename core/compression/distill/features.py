@@ -66,7 +66,11 @@ class FeatureObjective(Objective):
             wanted = _channels_first(told.watched[pairing.teacher.node], pairing.teacher)
             if self._bring:
                 found, wanted = _to_one_size(found, wanted)
-            distances.append(self._distance(adapter(found), wanted))
+            found = adapter(found)
+            real = self._answers.real_tokens(batch, found) if pairing.student.tokens else None
+            if real is not None and wanted.shape[2:] == real.shape[1:]:
+                found, wanted = _blank(found, real), _blank(wanted, real)
+            distances.append(self._distance(found, wanted))
         loss = self._answers.measure(answers, batch, [told.outputs[0]])
         return loss + self._weight * torch.stack(distances).mean()
 
@@ -97,6 +101,12 @@ def _adapter(pairing: Pairing) -> nn.Module:
 
 def _channels_first(value: Tensor, place: Place) -> Tensor:
     return value.movedim(-1, 1) if place.tokens else value
+
+
+def _blank(value: Tensor, real: Tensor) -> Tensor:
+    """Values (n, channels, tokens) without the padding, enlarged so that means over all are those over real tokens."""
+    share = real.to(value.dtype).mean(1, keepdim=True).clamp_min(1 / real.shape[1])
+    return value * (real / share.sqrt())[:, None]
 
 
 def _to_one_size(found: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

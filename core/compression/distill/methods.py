@@ -12,7 +12,6 @@ from core.compression.distill.learning import Lesson
 from core.compression.distill.pairing import Pairing, pair_by_depth, pair_by_name
 from core.compression.distill.student import choose_student, teachers_of
 from core.compression.distill.teachers import Teachers
-from core.compression.logits import logits_of
 from core.compression.method import Method, Report
 from core.network.network import Network
 from core.specs.distill import FeatureDistillation, LogitDistillation
@@ -39,8 +38,7 @@ class LogitMethod(Method[LogitDistillation]):
             usual[1] if spec.teacher_weight is None else spec.teacher_weight,
         )
         comparison = Comparison(spec.loss, spec.temperature, spec.beta)
-        undo = logits_of(student, dataset.task)
-        loss = AnswerLoss(comparison, dataset.task, weights, smoothing=spec.label_smoothing, undo=undo)
+        loss = AnswerLoss(comparison, dataset.task, weights, smoothing=spec.label_smoothing, student=student)
         return Lesson(student, network, AnswerObjective(teachers, loss), spec, context).learn()
 
 
@@ -60,8 +58,7 @@ class FeatureMethod(Method[FeatureDistillation]):
         context.log(f"Compared are {_tell(pairings)}.")
         teachers = Teachers((teacher,), watched_of(pairings), dataset=dataset, log=context.log)
         outer = (spec.label_weight, spec.answer_weight)
-        undo = logits_of(student, dataset.task)
-        answers = AnswerLoss(Comparison(), dataset.task, outer, smoothing=spec.label_smoothing, undo=undo)
+        answers = AnswerLoss(Comparison(), dataset.task, outer, smoothing=spec.label_smoothing, student=student)
         weight = FEATURE_WEIGHTS[spec.loss] if spec.feature_weight is None else spec.feature_weight
         with torch.random.fork_rng(devices=()):
             # Adapters begin with drawn weights.

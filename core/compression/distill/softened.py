@@ -1,11 +1,13 @@
 """Losses between what two networks answer: Hinton's, its decoupled form, and correlation; pure functions on tensors.
 
 The teacher's side is given as log-probabilities at the loss's temperature, so that several teachers are one.
-Shapes: `found` (n, classes) logits of the student, `wanted` (n, classes) log-probabilities of the teacher.
+Shapes: `found` (n, classes) logits of the student, `wanted` (n, classes) log-probabilities of the teacher; `shares`
+(n,) say how much each row counts in the mean, left out: all alike.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -26,35 +28,45 @@ def soften_each(answers: Sequence[Tensor]) -> Tensor:
     return torch.stack([logits.sigmoid() for logits in answers]).mean(0)
 
 
-def hinton(found: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+def hinton(found: Tensor, wanted: Tensor, temperature: float, shares: Tensor | None = None) -> Tensor:
     """T² · KL(p_teacher ‖ p_student), mean over samples (Hinton et al. 2015, arXiv 1503.02531, section 2)."""
     student = (found / temperature).log_softmax(-1)
-    return temperature**2 * _divergence(student, wanted).mean()
+    return temperature**2 * _mean(_divergence(student, wanted), shares)
 
 
-def decoupled(found: Tensor, wanted: Tensor, target: Tensor, temperature: float, *, beta: float) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Decoupling:
+    """`target` (n,) is the class of each sample, `beta` the weight of the other classes."""
+
+    target: Tensor
+    beta: float
+
+
+def decoupled(
+    found: Tensor, wanted: Tensor, asked: Decoupling, temperature: float, shares: Tensor | None = None
+) -> Tensor:
     """T² · (TCKD + β · NCKD), mean over samples (Zhao et al. 2022, arXiv 2203.08679, equations 6 and 7, α = 1).
 
-    `target` (n,) is the class of each sample. TCKD compares the target against all others, NCKD the others among
-    themselves.
+    TCKD compares the target against all others, NCKD the others among themselves.
     """
     student = (found / temperature).log_softmax(-1)
-    parts = [_decouple(each, target) for each in (student, wanted)]
+    parts = [_decouple(each, asked.target) for each in (student, wanted)]
     (of_target, of_others), (wanted_of_target, wanted_of_others) = parts
-    both = _divergence(of_target, wanted_of_target) + beta * _divergence(of_others, wanted_of_others)
-    return temperature**2 * both.mean()
+    both = _divergence(of_target, wanted_of_target) + asked.beta * _divergence(of_others, wanted_of_others)
+    return temperature**2 * _mean(both, shares)
 
 
-def correlation(found: Tensor, wanted: Tensor, temperature: float) -> Tensor:
+def correlation(found: Tensor, wanted: Tensor, temperature: float, shares: Tensor | None = None) -> Tensor:
     """T² · (1 − ρ) over each sample's classes, and over each class's samples (arXiv 2205.10536, equations 9 to 11).
 
     ρ is Pearson's correlation of probabilities; both parts have the weight 1, and the factor T² is the authors' code's.
-    One sample alone has no correlation with others, so then the second part is left out.
+    One sample alone has no correlation with others, so then the second part is left out. It is of the samples that are
+    learnt from at once: parts of a batch do not add up to the whole.
     """
     student, teacher = (found / temperature).softmax(-1), wanted.exp()
-    loss = (1 - _pearson(student, teacher)).mean()
+    loss = _mean(1 - _pearson(student, teacher), shares)
     if found.shape[0] > 1:
-        loss = loss + (1 - _pearson(student.t(), teacher.t())).mean()
+        loss = loss + (1 - _pearson(student.t(), teacher.t(), shares)).mean()
     return temperature**2 * loss
 
 
@@ -77,7 +89,15 @@ def _decouple(logs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return torch.cat([logs[chosen][:, None], rest], -1), others - rest
 
 
-def _pearson(one: Tensor, other: Tensor) -> Tensor:
-    """The correlation of each row."""
-    centred = [each - each.mean(-1, keepdim=True) for each in (one, other)]
+def _mean(rows: Tensor, shares: Tensor | None) -> Tensor:
+    return rows.mean() if shares is None else (rows * shares).sum()
+
+
+def _pearson(one: Tensor, other: Tensor, shares: Tensor | None = None) -> Tensor:
+    """The correlation of each row, whose values count by their shares."""
+    if shares is None:
+        centred = [each - each.mean(-1, keepdim=True) for each in (one, other)]
+    else:
+        shares = shares / shares.sum().clamp_min(SMALLEST_NORM)
+        centred = [(each - (each * shares).sum(-1, keepdim=True)) * shares.sqrt() for each in (one, other)]
     return F.cosine_similarity(centred[0], centred[1], dim=-1, eps=SMALLEST_NORM)

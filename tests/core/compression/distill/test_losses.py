@@ -74,21 +74,22 @@ class TestDecoupled:
             one, other, chosen = student[row : row + 1], teacher[row : row + 1], target[row : row + 1]
             wanted = softened.soften([other], 2.0)
             rest = 1 - float(wanted.exp()[0, chosen])
-            found = softened.decoupled(one, wanted, chosen, 2.0, beta=rest)
+            found = softened.decoupled(one, wanted, softened.Decoupling(chosen, rest), 2.0)
             assert float(found) == pytest.approx(float(softened.hinton(one, wanted, 2.0)), rel=1e-4)
 
     def test_the_rest_of_a_certain_teacher_still_counts(self):
         # The target has all but e⁻³⁰ of the probability; what is told of the others is (¾, ¼) all the same.
         teacher = torch.tensor([[40.0, math.log(3), 0.0]])
         student = torch.tensor([[40.0, 0.0, 0.0]])
-        found = softened.decoupled(student, softened.soften([teacher], 1.0), torch.tensor([0]), 1.0, beta=8.0)
+        asked = softened.Decoupling(torch.tensor([0]), 8.0)
+        found = softened.decoupled(student, softened.soften([teacher], 1.0), asked, 1.0)
         wanted = 8 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
         assert float(found) == pytest.approx(wanted, rel=1e-4)
 
     def test_is_zero_for_equal_answers(self, logits):
         teacher = logits[1]
         target = teacher.argmax(1)
-        found = softened.decoupled(teacher, softened.soften([teacher], 4.0), target, 4.0, beta=8.0)
+        found = softened.decoupled(teacher, softened.soften([teacher], 4.0), softened.Decoupling(target, 8.0), 4.0)
         assert float(found) == pytest.approx(0, abs=1e-5)
 
 
@@ -106,6 +107,14 @@ class TestCorrelation:
         p, q = probabilities(teacher, 1.0)[0], probabilities(student, 1.0)[0]
         found = softened.correlation(student, softened.soften([teacher], 1.0), 1.0)
         assert float(found) == pytest.approx(1 - np.corrcoef(p, q)[0, 1], rel=1e-4)
+
+    def test_a_row_of_twice_the_share_is_as_two(self, logits):
+        student, teacher = logits
+        wanted = softened.soften([teacher], 4.0)
+        twice = [torch.cat([each, each[:1]]) for each in (student, wanted)]
+        shares = torch.tensor([2.0, 1, 1, 1, 1, 1]) / 7
+        found = softened.correlation(student, wanted, 4.0, shares)
+        assert float(found) == pytest.approx(float(softened.correlation(*twice, 4.0)), rel=1e-4)
 
     def test_a_student_that_says_the_same_of_all_learns(self, logits):
         student = torch.zeros(6, 5, requires_grad=True)

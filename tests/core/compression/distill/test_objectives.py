@@ -11,6 +11,7 @@ from torch import nn
 from core.compression.distill import softened
 from core.compression.distill.answers import AnswerLoss, AnswerObjective, Comparison
 from core.compression.distill.features import FeatureObjective, watched_of
+from core.compression.distill.padding import find_mask
 from core.compression.distill.pairing import Pairing, find_cuts, pair_by_depth, pair_by_name
 from core.compression.distill.teachers import Teachers
 from core.compression.logits import logits_of
@@ -107,8 +108,7 @@ class TestTeachers:
 
 class TestAnswers:
     def objective(self, network: Network, comparison: Comparison, weights: tuple[float, float]) -> AnswerObjective:
-        undo = logits_of(network, "classification")
-        loss = AnswerLoss(comparison, "classification", weights, smoothing=0.0, undo=undo)
+        loss = AnswerLoss(comparison, "classification", weights, smoothing=0.0, student=network)
         return AnswerObjective(Teachers([network], dataset=SIX), loss)
 
     def test_is_the_weighted_sum(self, residual):
@@ -133,19 +133,41 @@ class TestAnswers:
         assert list(objective.parameters()) == []
         assert objective.state_dict() == {}
 
-    def test_tokens_that_are_not_judged_are_left_out(self):
+    @pytest.mark.parametrize("kind", ["hinton", "dkd"])
+    def test_samples_weigh_alike_however_many_of_their_tokens_are_judged(self, kind):
         found, said = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
         labels = torch.tensor([[1, -100, -100], [2, 3, -100]])
-        compare = Comparison("dkd", 2.0).for_task("token_classification")
-        kept = labels != -100
-        wanted = compare(found[kept][:, None], [said[kept][:, None]], labels[kept][:, None])
-        assert torch.allclose(compare(found, [said], labels), wanted)
-        assert float(compare(found, [said], torch.full((2, 3), -100))) == 0
+        compare = Comparison(kind, 2.0).for_task("token_classification")
+        each = [
+            compare(found[row, :count, None], [said[row, :count, None]], labels[row, :count, None], None)
+            for row, count in enumerate((1, 2))
+        ]
+        whole = compare(found, [said], labels, labels != -100)
+        assert torch.allclose(whole, sum(each) / 2)
+        # So parts of a batch add up to the whole.
+        parts = [compare(found[[row]], [said[[row]]], labels[[row]], labels[[row]] != -100) for row in range(2)]
+        assert torch.allclose(whole, sum(parts) / 2)
+        assert float(compare(found, [said], labels, torch.zeros(2, 3, dtype=torch.bool))) == 0
+
+    def test_padding_says_nothing_where_there_are_no_labels(self, attention):
+        tokens = torch.tensor([[5, 7, 0, 0], [1, 2, 3, 4]])
+        given = TrainingBatch((tokens, tokens.clamp_max(1)), None, torch.arange(2))
+        masked = replace(
+            attention, inputs=(attention.inputs[0], attention.inputs[0].model_copy(update={"name": "mask"}))
+        )
+        assert find_mask(attention) is None
+        assert find_mask(masked) == 1
+        loss = AnswerLoss(Comparison("hinton", 2.0), "language_modelling", (0, 1.0), smoothing=0.0, student=masked)
+        found, said = torch.randn(2, 4, 6), torch.randn(2, 4, 6)
+        changed = torch.where((tokens > 0)[..., None], said, torch.randn(2, 4, 6))
+        one, other = (loss.measure(Answers((found,), {}), given, [each]) for each in (said, changed))
+        assert torch.equal(one, other)
+        assert float(one) > 0
 
     def test_numbers_are_compared_with_the_mean_of_the_teachers(self):
         compare = Comparison().for_task("regression")
         found, said = torch.tensor([[1.0]]), [torch.tensor([[2.0]]), torch.tensor([[4.0]])]
-        assert float(compare(found, said, None)) == pytest.approx(4.0)
+        assert float(compare(found, said, None, None)) == pytest.approx(4.0)
 
 
 class TestPairing:
@@ -181,8 +203,7 @@ class TestPairing:
 class TestFeatures:
     def objective(self, network: Network, kind: str, pairings: tuple[Pairing, ...]) -> FeatureObjective:
         teachers = Teachers([network], watched_of(pairings), dataset=SIX)
-        undo = logits_of(network, "classification")
-        answers = AnswerLoss(Comparison(), "classification", (0.0, 0.0), smoothing=0.0, undo=undo)
+        answers = AnswerLoss(Comparison(), "classification", (0.0, 0.0), smoothing=0.0, student=network)
         return FeatureObjective(teachers, pairings, kind, weight=1.0, answers=answers)
 
     @pytest.mark.parametrize("kind", ["hint", "attention", "relational"])
@@ -200,6 +221,27 @@ class TestFeatures:
         sizes = [tuple(parameter.shape) for parameter in objective.parameters()]
         assert sizes == [(16, 8, 1, 1), (24, 4)]
         assert all(bool(parameter.grad.abs().sum() > 0) for parameter in objective.parameters())
+
+    @pytest.mark.parametrize("kind", ["hint", "attention"])
+    def test_padding_has_no_inner_values(self, attention, kind):
+        tokens = torch.tensor([[5, 7, 0, 0], [1, 2, 3, 4]])
+        masked = replace(
+            attention, inputs=(attention.inputs[0], attention.inputs[0].model_copy(update={"name": "mask"}))
+        )
+        pairings = pair_by_depth(attention, attention, flat=False)[:1]
+        teachers = Teachers([attention], watched_of(pairings), dataset=SIX)
+        answers = AnswerLoss(Comparison(), "classification", (0.0, 0.0), smoothing=0.0, student=masked)
+        objective = FeatureObjective(teachers, pairings, kind, weight=1.0, answers=answers)
+        (node,) = objective.watched
+        told = teachers.ask(TrainingBatch((tokens,), None, torch.arange(2)))[0].watched[node]
+        given = TrainingBatch((tokens, tokens.clamp_max(1)), None, torch.arange(2))
+        found = torch.where((tokens > 0)[..., None], told, 7.0)
+        outputs = (torch.zeros(2, 4, 11),)
+        assert float(objective(Answers(outputs, {node: found}), given)) == pytest.approx(0, abs=1e-6)
+        # A mean over real tokens, each sample alike.
+        if kind == "hint":
+            loss = float(objective(Answers(outputs, {node: told + 1}), given))
+            assert loss == pytest.approx(0.5, rel=1e-4)
 
     def test_shapes_that_cannot_be_compared_are_named(self, residual):
         pairings = pair_by_name(residual, residual, ("one.conv1=fc1",))
