@@ -21,7 +21,12 @@ class Thinning(Asked):
     """A student that is cut out of the first teacher and begins with its weights."""
 
     width: float = Field(1.0, gt=0, le=1, description="Share of the channels, or of heads and hidden units, that stay.")
-    depth: float = Field(1.0, gt=0, le=1, description="Share of the residual blocks that stay.")
+    depth: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of the residual blocks that stay: of several at least one, and at least one goes.",
+    )
 
     @model_validator(mode="after")
     def _check_cut(self) -> "Thinning":

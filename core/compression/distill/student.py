@@ -3,8 +3,10 @@
 from core.compression.context import Context
 from core.errors import ModelpressError
 from core.network.network import Network
+from core.network.surgery.blocks import find_blocks
+from core.network.surgery.depth import choose_blocks
 from core.network.surgery.thinning import thin
-from core.specs.distill import ORIGINAL, Distillation, Thinning
+from core.specs.distill import ORIGINAL, Distillation
 
 
 def teachers_of(spec: Distillation, network: Network, context: Context) -> tuple[Network, ...]:
@@ -20,14 +22,15 @@ def choose_student(spec: Distillation, network: Network, context: Context) -> Ne
     if isinstance(spec.student, str):
         return _other(spec.student, context)
     teacher = teachers_of(spec, network, context)[0]
-    student = _cut(teacher, spec.student)
+    student = thin(teacher, spec.student.width, spec.student.depth)
     sizes = [sum(parameter.numel() for parameter in each.graph.parameters()) for each in (teacher, student)]
-    context.log(f"The student has {sizes[1]:,} of the teacher's {sizes[0]:,} parameters.")
+    said = ""
+    if spec.student.depth < 1:
+        blocks = find_blocks(teacher)
+        left = len(blocks) - len(choose_blocks(blocks, spec.student.depth))
+        said = f", and {left} of its {len(blocks)} blocks"
+    context.log(f"The student has {sizes[1]:,} of the teacher's {sizes[0]:,} parameters{said}.")
     return student
-
-
-def _cut(teacher: Network, asked: Thinning) -> Network:
-    return thin(teacher, asked.width, asked.depth)
 
 
 def _other(identifier: str, context: Context) -> Network:

@@ -38,9 +38,10 @@ def drop_blocks(network: Network, names: Collection[str]) -> Network:
 
 
 def choose_blocks(blocks: Sequence[Block], depth: float) -> tuple[str, ...]:
-    """The names of the blocks to leave out, so that `depth` of all stay, at least one, spread evenly over the stages.
+    """The names of the blocks to leave out, so that `depth` of all stay, spread evenly over the stages.
 
-    In each stage the first and the last stay where two do, as in DistilBERT (arXiv 1910.01108, section 3).
+    At least one stays, and with a `depth` below 1 at least one of several goes, whatever rounding says. In each
+    stage the first and the last stay where two do, as in DistilBERT (arXiv 1910.01108, section 3).
     """
     dropped: list[str] = []
     seen = staying = 0
@@ -52,6 +53,8 @@ def choose_blocks(blocks: Sequence[Block], depth: float) -> tuple[str, ...]:
         staying += kept
         places = {round(index * (len(names) - 1) / max(kept - 1, 1)) for index in range(kept)}
         dropped += [name for index, name in enumerate(names) if index not in places]
+    if not dropped and depth < 1 < len(blocks):
+        return choose_blocks(blocks, 1 - 1 / len(blocks))
     return tuple(dropped)
 
 

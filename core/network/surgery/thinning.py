@@ -44,7 +44,14 @@ def _make_shallow(network: Network, depth: float) -> Network:
             "This network has no residual blocks or transformer layers that can be left out.",
             hint="Leave `depth` at 1.",
         )
-    return drop_blocks(network, choose_blocks(blocks, depth))
+    dropped = choose_blocks(blocks, depth)
+    if not dropped:
+        raise ModelpressError(
+            "method_not_applicable",
+            f"{blocks[0].name} is the only block of this network that could be left out, and one has to stay.",
+            hint="Leave `depth` at 1.",
+        )
+    return drop_blocks(network, dropped)
 
 
 def _make_narrow(network: Network, width: float, criterion: Criterion) -> Network:

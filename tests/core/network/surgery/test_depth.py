@@ -94,6 +94,10 @@ def blocks_of(*stages: int) -> list[Block]:
         ((1, 1), 0.5, ["1.0"]),
         ((4,), 0.01, ["0.1", "0.2", "0.3"]),
         ((4,), 1.0, []),
+        # Rounding alone would leave all.
+        ((4,), 0.9, ["0.1"]),
+        ((1, 1, 1), 0.99, ["1.0"]),
+        ((1,), 0.5, []),
     ],
 )
 def test_what_stays_is_spread_evenly(stages: tuple[int, ...], depth: float, dropped: list[str]) -> None:
@@ -114,3 +118,9 @@ def test_a_student_is_shallow_and_narrow() -> None:
     assert torch.equal(
         thin(teacher, width=1, depth=0.5).graph.get_parameter("head.weight"), teacher.graph.get_parameter("head.weight")
     )
+
+
+def test_the_only_block_cannot_go() -> None:
+    with pytest.raises(ModelpressError, match="only block") as caught:
+        thin(network_of(STRUCTURES["grouped_query"]()), depth=0.5)
+    assert caught.value.code == "method_not_applicable"
