@@ -109,7 +109,11 @@ def texts_of(value: object, prefix: str = "", *, whole: frozenset[str] = frozens
 
 
 def groups(fields: Sequence[FormField]) -> list[tuple[str, list[FormField]]]:
-    """Fields under headings, those without a heading last; a group of one field gives it its name instead."""
+    """Fields under headings, those without a heading last; a group of one field gives it its name instead.
+
+    A field that is called as its heading is what the group stands for: a name in the place of all of it, or whether
+    there is any of it.
+    """
     found: dict[str, list[FormField]] = {}
     for field in fields:
         found.setdefault(field.group, []).append(field)
@@ -119,8 +123,19 @@ def groups(fields: Sequence[FormField]) -> list[tuple[str, list[FormField]]]:
         if not group or len(members) == 1
         for field in members
     ]
-    headed = [(_title(group), members) for group, members in found.items() if group and len(members) > 1]
+    headed = [
+        (_title(group), [_within(_title(group), field) for field in members])
+        for group, members in found.items()
+        if group and len(members) > 1
+    ]
     return [*headed, ("", plain)] if plain else headed
+
+
+def _within(heading: str, field: FormField) -> FormField:
+    """A field under a heading, which it does not repeat."""
+    if field.label != heading:
+        return field
+    return replace(field, label="Given or not" if field.choices else "Id")
 
 
 def refusal(error: ValidationError, body: object) -> ModelpressError:
@@ -142,7 +157,7 @@ def _walk(
         if chosen := _object_beside_others(written, definitions):
             # A text for the other choices, and controls for the object's own; without defaults, so that all can stay
             # empty.
-            yield Leaf((*path, key), {**written, "type": "string", "optional": True}, group, default)
+            yield Leaf((*path, key), {**written, "type": "string", "optional": True}, key, default)
             yield from _walk(chosen, definitions, (*path, key), key, dict.fromkeys(chosen["properties"]))
         elif "properties" in inner:
             nested = default if isinstance(default, Mapping) else {}

@@ -83,6 +83,14 @@ def test_a_group_of_one_field_gives_it_its_name() -> None:
     assert headings["Weights"] == ["Bits", "Symmetric", "Scale", "Per", "Group size"]
 
 
+def test_no_field_repeats_the_heading_above_it() -> None:
+    for spec in (LogitDistillation, LinearQuantization):
+        for heading, members in forms.groups(forms.fields(spec.model_json_schema(), "s", texts={}, errors={})):
+            assert not heading or heading not in [field.label for field in members]
+    headings = dict(forms.groups(forms.fields(LogitDistillation.model_json_schema(), "s", texts={}, errors={})))
+    assert [field.label for field in headings["Student"]] == ["Id", "Width", "Depth"]
+
+
 def test_what_is_a_text_or_an_object_has_controls_for_both() -> None:
     schema = LogitDistillation.model_json_schema()
 
