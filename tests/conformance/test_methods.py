@@ -1,28 +1,27 @@
 """What holds for every method: its spec, its page, and a whole job by its own example."""
 
-import hashlib
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
+import torch
+from pydantic import JsonValue
 
+from core.compression.context import Context
+from core.compression.material import Material
 from core.compression.pipeline import run
-from core.description import DatasetSpec, InputMapping, SplitArrays
+from core.compression.preparation import Prepared, prepare
+from core.compression.replay import read_plan, seed_of_step
 from core.errors import ModelpressError
-from core.messages import ArtifactMessage, CheckpointMessage, Message, RunJob, StagedFile
+from core.messages import ArtifactMessage, CheckpointMessage, Message, RunJob
 from core.specs.base import Spec
 from core.specs.methods import METHODS, method_name
-from core.specs.recipe import Constraints, Recipe, Target
+from core.specs.recipe import Recipe
 from core.specs.train import Training
-
-ROOT = Path(__file__).parents[2]
-DATA = DatasetSpec(
-    task="classification",
-    inputs={"x": InputMapping(layout="NHW", scale=1 / 255, mean=(0.5,), std=(0.5,))},
-    splits={"train": SplitArrays(x="x_train", y="y_train"), "evaluation": SplitArrays(x="x_test", y="y_test")},
-)
+from tests.core.compression.small_job import ROOT, SIDE, SmallJob, staged, write_small_job
 
 # Enough updates to change every weight.
 SHORT = {"steps": 20}
@@ -30,25 +29,34 @@ SHORT = {"steps": 20}
 every_method = pytest.mark.parametrize("kind", METHODS, ids=method_name)
 
 
-def staged(path: Path) -> StagedFile:
-    content = path.read_bytes()
-    return StagedFile(
-        path=str(path), filename=path.name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)
-    )
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SmallJob:
+    return write_small_job(tmp_path_factory.mktemp("small"))
 
 
-def job(kind: type[Spec], work: Path, model: Path) -> RunJob:
-    return RunJob(
-        job="job_methods",
-        recipe=Recipe.model_validate({"steps": [kind.example | (SHORT if issubclass(kind, Training) else {})]}),
-        target=Target(batch_sizes=(1,)),
-        constraints=Constraints(),
-        seed=1,
-        model=(staged(model),),
-        dataset=(staged(ROOT / "demo" / "mnist.npz"),),
-        dataset_spec=DATA,
-        lock_path=str(work / "lock"),
+def example(kind: type[Spec]) -> dict[str, JsonValue]:
+    return kind.example | (SHORT if issubclass(kind, Training) else {})
+
+
+def take_step(request: RunJob, prepared: Prepared, recorded: Mapping[str, JsonValue] | None = None) -> Material:
+    """The step of a job as the pipeline takes it, between what comes before and after it."""
+    (spec,) = request.recipe.steps
+    context = Context(
+        step=spec.method,
+        index=0,
+        dataset=prepared.dataset,
+        target=request.target,
+        constraints=request.constraints,
+        seed=request.seed,
+        emit=lambda message: None,
+        recorded=recorded,
     )
+    torch.manual_seed(seed_of_step(request.seed, 1))
+    return prepared.material.take(spec, context)[0]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_names_are_unique_and_of_their_family():
@@ -76,29 +84,35 @@ def test_a_default_spec_survives_being_sent(kind):
 
 
 @every_method
-def test_a_job_gives_the_same_file_twice_and_a_stock_runtime_loads_it(kind, tmp_path):
-    found = []
-    for name in ("first", "second"):
-        work = tmp_path / name
-        work.mkdir()
-        messages: dict[type[Message], list[Message]] = defaultdict(list)
-        request = job(kind, work, ROOT / "demo" / "lenet5.onnx")
-        verdict = run(request, lambda message, kept=messages: kept[type(message)].append(message), work)
-        kept = messages[ArtifactMessage] + messages[CheckpointMessage]
-        told = {file.path for message in kept for file in message.files}
-        assert told == {str(path.relative_to(work / "out")) for path in (work / "out").rglob("*") if path.is_file()}
-        session = onnxruntime.InferenceSession(work / "out" / "model.onnx", providers=["CPUExecutionProvider"])
-        (answer,) = session.run(None, {session.get_inputs()[0].name: np.zeros((3, 1, 28, 28), np.float32)})
-        assert answer.shape == (3, 10)
-        assert verdict.result.quality is not None
-        found.append((work / "out" / "model.onnx").read_bytes())
-    assert found[0] == found[1]
+def test_a_job_gives_the_same_file_again_and_a_stock_runtime_loads_it(kind, small: SmallJob, tmp_path):
+    messages: dict[type[Message], list[Message]] = defaultdict(list)
+    request, out = small.ask(tmp_path, example(kind)), tmp_path / "out"
+    verdict = run(request, lambda message: messages[type(message)].append(message), tmp_path)
+    told = {file.path for message in messages[ArtifactMessage] + messages[CheckpointMessage] for file in message.files}
+    assert told == {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {session.get_inputs()[0].name: np.zeros((3, 1, SIDE, SIDE), np.float32)})
+    assert answer.shape == (3, 10)
+    assert verdict.result.quality is not None
+
+    # What decides over the files comes before the measuring; both runs get the same prepared material.
+    folders = {name: tmp_path / name for name in ("scratch", "again", "saved", "replayed")}
+    for folder in folders.values():
+        folder.mkdir()
+    prepared = prepare(request, folders["scratch"])
+    again = take_step(request, prepared)
+    for name in again.write(folders["again"], lambda share, message: None):
+        assert (folders["again"] / name).read_bytes() == (out / name).read_bytes(), name
+    (recorded,) = read_plan(request.model_copy(update={"plan": staged(out / "plan.json")}), lambda message: None) or ()
+    again.save(folders["saved"])
+    take_step(request, prepared, recorded).save(folders["replayed"])
+    assert contents(folders["saved"]) == contents(folders["replayed"])
 
 
 @every_method
-def test_a_broken_model_ends_in_a_typed_error(kind, tmp_path):
+def test_a_broken_model_ends_in_a_typed_error(kind, small: SmallJob, tmp_path):
     broken = tmp_path / "broken.onnx"
-    broken.write_bytes((ROOT / "demo" / "lenet5.onnx").read_bytes()[:5000])
+    broken.write_bytes(small.model.read_bytes()[:2000])
     with pytest.raises(ModelpressError) as caught:
-        run(job(kind, tmp_path, broken), lambda message: None, tmp_path)
+        run(small.ask(tmp_path, example(kind), model=[staged(broken)]), lambda message: None, tmp_path)
     assert caught.value.step == "prepare"
