@@ -12,7 +12,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -86,11 +86,11 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, required=True)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="*", default=[case.file for case in CASES])
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="few seeds, updates and samples",
-    )
+    parser.add_argument("--methods", nargs="*", default=[*ANSWERS, *FEATURES])
+    parser.add_argument("--shares", type=float, nargs="*", default=SHARES, help="of the labels")
+    parser.add_argument("--seeds", type=int)
+    parser.add_argument("--steps", type=int, help="updates of each run")
+    parser.add_argument("--quick", action="store_true", help="few seeds, updates and samples")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
@@ -100,23 +100,25 @@ def main() -> None:
         if options.quick:
             seeds, steps = QUICK[case.file]
             case = replace(case, seeds=seeds, steps=steps, lr=1e-3, limits=QUICK_LIMITS)  # noqa: PLW2901
-        for row in run_case(options.shared, case):
+        case = replace(case, seeds=options.seeds or case.seeds, steps=options.steps or case.steps)  # noqa: PLW2901
+        for row in run_case(options.shared, case, options.methods, options.shares):
             rows.append(row)
             print(json.dumps(row), flush=True)
-    if options.out:
-        options.out.write_text(json.dumps(rows, indent=1))
+            if options.out:
+                # What has been measured outlives a kill.
+                options.out.write_text(json.dumps(rows, indent=1))
 
 
-def run_case(shared: Path, case: Case) -> Iterator[dict[str, object]]:
+def run_case(shared: Path, case: Case, methods: Sequence[str], shares: Sequence[float]) -> Iterator[dict[str, object]]:
     """One row for each method and share of labels."""
     teacher = fold_batch_norm(read(shared / "models" / case.file))
     dataset = open_dataset([shared / "data" / f"{case.data}.npz"], case.spec, teacher.inputs)
     for split, most in case.limits:
         dataset = _first_rows(dataset, split, most)
     best = accuracy(teacher, dataset)
-    for share in SHARES:
+    for share in shares:
         alone = [train_alone(teacher, dataset, case, share, seed) for seed in range(case.seeds)]
-        for name in (*ANSWERS, *FEATURES):
+        for name in methods:
             start = time.process_time()
             taught = [teach(teacher, dataset, case, name, share=share, seed=seed) for seed in range(case.seeds)]
             closed = [(one - other) / (best - other) for one, other in zip(taught, alone, strict=True)]
@@ -129,6 +131,7 @@ def run_case(shared: Path, case: Case) -> Iterator[dict[str, object]]:
                 "alone": round(float(np.mean(alone)), 4),
                 "taught": round(float(np.mean(taught)), 4),
                 "gap_closed": describe_shares(closed),
+                "p": p_of_none(closed),
                 "cpu_seconds_a_run": round((time.process_time() - start) / case.seeds, 1),
                 "load": round(os.getloadavg()[0], 1),
             }
@@ -141,6 +144,11 @@ def describe_shares(values: list[float]) -> list[float | None]:
         return [round(mean, 3), None, None]
     half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
     return [round(each, 3) for each in (mean, mean - half, mean + half)]
+
+
+def p_of_none(values: list[float]) -> float | None:
+    """Student's two-sided p that the mean is 0 over seeds; one value has none."""
+    return round(float(stats.ttest_1samp(values, 0.0).pvalue), 4) if len(values) > 1 else None
 
 
 def train_alone(teacher: Network, dataset: Dataset, case: Case, share: float, seed: int) -> float:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from core.compression.context import Context
+from core.compression.train.course import Decisions
 from core.compression.train.losses import TaskObjective
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.outcome import Trained
@@ -126,7 +127,8 @@ def compare(shared: Path, case: Case, rates: tuple[float, ...]) -> dict[str, obj
 
 def probe_cost(trained: Trained) -> float:
     """What choosing the rate took, in updates, which are given to the tuned runs."""
-    return len(trained.record["tried"]) * (probe_updates(trained.record["steps"]) + JUDGING / PASSES)
+    decisions = Decisions.model_validate(trained.record)
+    return len(decisions.tried) * (probe_updates(decisions.steps) + JUDGING / PASSES)
 
 
 def mask(network: Network, share: float) -> Network:
