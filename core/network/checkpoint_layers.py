@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from torch import nn
 
 from core.errors import ModelpressError
-from core.network.encodings import ActivationGrid
+from core.network.encodings import ActivationGrid, DynamicGrid
+from core.network.encodings.activation import BYTE_BITS
 
 _CONV = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups")
 _NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
@@ -28,9 +29,11 @@ _LAYERS: Mapping[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     )
     for kind in kinds
 }
+GRID_BITS = (4, 5, 6, 7, 8, 16)
 # Without weights of its own, for what plain calls read.
 _CONTAINER = "Module"
 _GRID = "ActivationGrid"
+_DYNAMIC = "DynamicGrid"
 
 
 class StoredLayer(BaseModel):
@@ -49,7 +52,10 @@ def describe_layer(path: str, layer: nn.Module) -> StoredLayer:
     if type(layer) is nn.Module:
         return StoredLayer(path=path, kind=_CONTAINER)
     if isinstance(layer, ActivationGrid):
-        return StoredLayer(path=path, kind=_GRID)
+        # Eight bits are not written, as before there were others.
+        return StoredLayer(path=path, kind=_GRID, settings={} if layer.bits == BYTE_BITS else {"bits": layer.bits})
+    if isinstance(layer, DynamicGrid):
+        return StoredLayer(path=path, kind=_DYNAMIC)
     known = _LAYERS.get(kind)
     if known is None or known[0] is not type(layer):
         raise ModelpressError("unsupported_graph", f"A checkpoint cannot hold the layer {path}, a {kind}.", layer=path)
@@ -61,13 +67,22 @@ def build_layer(stored: StoredLayer) -> nn.Module:
     if stored.kind == _CONTAINER:
         return nn.Module()
     if stored.kind == _GRID:
-        return ActivationGrid(1.0, 0)
+        return ActivationGrid(1.0, 0, _bits(stored))
+    if stored.kind == _DYNAMIC:
+        return DynamicGrid()
     if stored.kind not in _LAYERS:
         raise ValueError(f"there is no layer {stored.kind[:50]!r}")
     kind, names = _LAYERS[stored.kind]
     if set(stored.settings) != set(names):
         raise ValueError(f"the layer {stored.path[:200]} is not described as a {stored.kind} is")
     return kind(**{name: _sequence(value) for name, value in stored.settings.items()}, device="meta")
+
+
+def _bits(stored: StoredLayer) -> int:
+    bits = stored.settings.get("bits", BYTE_BITS)
+    if bits not in GRID_BITS:
+        raise ValueError(f"the grid {stored.path[:200]} has {bits!r} bits")
+    return int(bits)
 
 
 def _plain(value: object) -> JsonValue:

@@ -9,11 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from core.description import BATCH, TensorDescription
-from core.network.encodings import ActivationGrid, AffineInteger, Dense, Emission, Encoding, Written, operators
+from core.network.encodings import (
+    ActivationGrid,
+    AffineInteger,
+    Dense,
+    DynamicGrid,
+    Emission,
+    Encoding,
+    Masked,
+    Written,
+    operators,
+)
+from core.network.encodings.activation import BYTE_BITS
 from core.network.network import Network
 from core.network.share import copy_graph
 
 Flavour = Literal["onnx", "pt2"]
+INTEGER_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+_Convolution = nn.modules.conv._ConvNd
 
 EXAMPLE_BATCH = 2
 # For a free size of which nothing is known.
@@ -55,8 +68,8 @@ def expand(network: Network, flavour: Flavour, written: Written | None = None) -
         if node.op == "call_module":
             layer = network.graph.get_submodule(node.target)
             if isinstance(layer, ActivationGrid):
-                if flavour == "onnx":
-                    _expand_activation(module, node)
+                if flavour == "onnx" and layer.has_kernel:
+                    _expand_activation(module, node, layer)
             elif _is_written_out(layer, node.target, network, ranks.get(node.name, 2)):
                 place = _Place(module, flavour, written)
                 _expand_layer(place, node, layer=layer, encodings=network.encodings, rank=ranks[node.name])
@@ -111,14 +124,17 @@ def _suit_exporter(module: fx.GraphModule, node: fx.Node, network: Network, rank
 def _is_float_between_grids(node: fx.Node, network: Network) -> bool:
     layer = network.graph.get_submodule(str(node.target))
     weight = network.encodings.get(f"{node.target}.weight")
-    if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or (weight is not None and weight.has_kernel):
+    if not isinstance(layer, nn.Linear | _Convolution):
+        return False
+    if isinstance(layer, INTEGER_LAYERS) and weight is not None and weight.has_kernel:
         return False
     original = next(found for found in network.graph.graph.nodes if found.name == node.name)
     source = original.all_input_nodes[0]
     # onnxruntime moves a DequantizeLinear through what only moves values.
     while source.op == "call_function" and len(source.all_input_nodes) == 1:
         source = source.all_input_nodes[0]
-    return source.op == "call_module" and isinstance(network.graph.get_submodule(str(source.target)), ActivationGrid)
+    grid = network.graph.get_submodule(str(source.target)) if source.op == "call_module" else None
+    return isinstance(grid, ActivationGrid) and grid.has_kernel
 
 
 def _is_written_out(layer: nn.Module, path: str, network: Network, rank: int) -> bool:
@@ -134,11 +150,14 @@ def is_shared(module: fx.GraphModule, weight: Tensor) -> bool:
     return len(names) > 1 or any(node.op == "get_attr" and node.target in names for node in module.graph.nodes)
 
 
-def _expand_activation(module: fx.GraphModule, node: fx.Node) -> None:
+def _expand_activation(module: fx.GraphModule, node: fx.Node, grid: ActivationGrid) -> None:
     graph = module.graph
     with graph.inserting_before(node):
         scale, zero = graph.get_attr(f"{node.target}.scale"), graph.get_attr(f"{node.target}.zero_point")
         integers = graph.call_function(operators.QUANTIZE, (node.args[0], scale, zero))
+        if grid.bits < BYTE_BITS:
+            module.get_submodule(str(node.target)).register_buffer("top", torch.tensor(grid.top, dtype=torch.uint8))
+            integers = graph.call_function(operators.CLIP, (integers, graph.get_attr(f"{node.target}.top")))
         value = graph.call_function(operators.DEQUANTIZE, (integers, scale, zero, 0))
     node.replace_all_uses_with(value)
     graph.erase_node(node)
@@ -167,6 +186,8 @@ def _expand_layer(place: _Place, node: fx.Node, *, layer: nn.Module, encodings: 
         table = encodings.get(f"{path}.weight")
         if isinstance(layer, nn.Embedding) and isinstance(table, AffineInteger) and table.has_plain_rows:
             value = _look_up(node, table, place.emission(f"{path}.weight"))
+        elif place.flavour == "onnx" and isinstance(layer, nn.Linear) and _is_dynamic(module, node, table):
+            value = _multiply_dynamically(place, node, layer, encodings)
         else:
             transposed = place.flavour == "onnx" and isinstance(layer, nn.Linear) and rank != 2
             emitted: dict[str, fx.Node | None] = {"bias": None}
@@ -184,6 +205,32 @@ def _expand_layer(place: _Place, node: fx.Node, *, layer: nn.Module, encodings: 
 def _is_rounded(value: object) -> bool:
     """Whether a layer gets integers, so that onnxruntime multiplies its own as they are."""
     return isinstance(value, fx.Node) and value.target is operators.DEQUANTIZE
+
+
+def _is_dynamic(module: fx.GraphModule, node: fx.Node, weight: Encoding | None) -> bool:
+    """Whether the runtime rounds the layer's input and multiplies the weight's integers."""
+    source = node.args[0]
+    if not isinstance(source, fx.Node) or source.op != "call_module" or weight is None or not weight.has_kernel:
+        return False
+    return isinstance(module.get_submodule(str(source.target)), DynamicGrid)
+
+
+def _multiply_dynamically(place: _Place, node: fx.Node, layer: nn.Linear, encodings: dict[str, Encoding]) -> fx.Node:
+    path, graph = str(node.target), place.module.graph
+    weight, emission = encodings[f"{path}.weight"], place.emission(f"{path}.weight")
+    emission.transposed = True
+    inner = weight.inner if isinstance(weight, Masked) else weight
+    if not isinstance(inner, AffineInteger):
+        raise TypeError(f"{weight.name} has no integers to multiply")
+    integers = weight.emit_integers(emission, inner) if isinstance(weight, Masked) else inner.emit_integers(emission)
+    zero = torch.tensor(inner.grid.zero_point, dtype=inner.grid.storage)
+    rounded = node.all_input_nodes[0]
+    arguments = (rounded.args[0], integers, emission.buffer("scale", inner.scale), emission.buffer("zero", zero))
+    product = graph.call_function(operators.DYNAMIC_PRODUCT, arguments)
+    if layer.bias is None:
+        return product
+    encoded = encodings.get(f"{path}.bias") or Dense(layer.bias)
+    return graph.call_function(torch.add, (product, place.emit(encoded, place.emission(f"{path}.bias"))))
 
 
 def _look_up(node: fx.Node, table: AffineInteger, emission: Emission) -> fx.Node:
@@ -210,8 +257,9 @@ def _call(
         return graph.call_function(
             F.conv3d, (x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
         )
-    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
-        function = F.conv_transpose1d if isinstance(layer, nn.ConvTranspose1d) else F.conv_transpose2d
+    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        flat = F.conv_transpose1d if isinstance(layer, nn.ConvTranspose1d) else F.conv_transpose2d
+        function = F.conv_transpose3d if isinstance(layer, nn.ConvTranspose3d) else flat
         sizes = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
         return graph.call_function(function, (x, weight, bias, *sizes))
     if isinstance(layer, nn.Embedding):

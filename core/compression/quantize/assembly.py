@@ -1,108 +1,124 @@
 """Makes the quantized network: weights and biases become integers, grids are put where the placement says."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, fx, nn
 
+from core.compression.quantize.candidates import encode_parameter
 from core.compression.quantize.placement import Placement, place
-from core.compression.quantize.ranges import Range
-from core.compression.quantize.scales import scale_axis
-from core.network.encodings import ActivationGrid, AffineInteger, Grid, symmetric_grid
-from core.network.encodings.grids import scales_of
-from core.network.export_graph import input_ranks
+from core.compression.quantize.ranges import USUAL, Range
+from core.network.encodings import ActivationGrid, AffineInteger, DynamicGrid, Grid
+from core.network.export_graph import INTEGER_LAYERS, input_ranks
 from core.network.network import Network
 from core.network.share import copy_graph
+from core.specs import linear
 
 BIAS_GRID = Grid(-(2**31) + 1, 2**31 - 1, 0, torch.int32)
-_TABLE_ROWS = 8192
-TABLE_GRID = symmetric_grid(8)
 # A bias must fit 31 bits at the scale input × weight, with room for the sum it is added to.
 _BIAS_LIMIT = 2.0**30
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that decides a quantized network: layers, the range of each value, the weights' grid, changes of biases."""
+    """All that decides a quantized network.
+
+    `layers` are quantized, `weights` has their integers by path; `rounded` are those whose input is rounded as
+    `activations` says, in static mode to the `ranges` of values by node name; `corrections` are changes of biases.
+    """
 
     layers: frozenset[str]
-    ranges: dict[str, Range]
-    grid: Grid
-    corrections: dict[str, Tensor]
+    weights: Mapping[str, AffineInteger]
+    rounded: frozenset[str] = frozenset()
+    activations: linear.ActivationGrid = USUAL
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    corrections: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def placement_of(network: Network, layers: frozenset[str]) -> Placement:
-    """Where a network is rounded when these layers run on integers."""
-    return place(network.graph, layers, input_ranks(network))
+def can_round(layer: nn.Module, activations: linear.ActivationGrid | None) -> bool:
+    """Whether the input of such a layer may be rounded: in dynamic mode there are kernels for products alone."""
+    if activations is None:
+        return False
+    return isinstance(layer, nn.Linear if activations.mode == "dynamic" else INTEGER_LAYERS)
+
+
+def placement_of(network: Network, rounded: frozenset[str]) -> Placement:
+    """Where values are rounded when the inputs of these layers are, to ranges that are known beforehand."""
+    return place(network.graph, rounded, input_ranks(network))
 
 
 def assemble(network: Network, plan: Plan) -> Network:
     """A quantized copy; layers that the plan does not name stay bit-identical."""
-    placement = placement_of(network, plan.layers)
     graph = copy_graph(network.graph)
-    made = Network(
-        graph=graph,
-        inputs=network.inputs,
-        outputs=network.outputs,
-        encodings=dict(network.encodings),
-        dtype=network.dtype,
-        batch=network.batch,
-        batch_reason=network.batch_reason,
-        metadata=dict(network.metadata),
-    )
-    grids = {source: ActivationGrid.of_range(*plan.ranges[source]) for source in placement.sources}
-    ranks = input_ranks(network)
+    made = replace(network, graph=graph, encodings=dict(network.encodings), metadata=dict(network.metadata))
+    rounded = plan.rounded & plan.layers
+    if plan.activations.mode == "dynamic":
+        inputs: dict[str, ActivationGrid] = {}
+        _insert_dynamic(graph, [path for path in rounded if plan.weights[path].has_kernel])
+    else:
+        placement = placement_of(network, rounded)
+        grids = {
+            source: ActivationGrid.of_range(*plan.ranges[source], plan.activations.bits) for source in placement.sources
+        }
+        inputs = _integer_inputs(network, rounded, placement, grids)
+        _insert_grids(graph, placement, grids)
     for node in graph.graph.nodes:
-        if node.op != "call_module" or node.target not in plan.layers:
-            continue
-        if isinstance(graph.get_submodule(node.target), nn.Embedding):
-            _encode_table(made, node.target)
-        else:
-            source = placement.grid_of[node.all_input_nodes[0].name]
-            batched = isinstance(graph.get_submodule(node.target), nn.Linear) and ranks[node.name] != 2
-            _encode_layer(made, node.target, plan=plan, input_grid=None if batched else grids[source])
-    _insert_grids(graph, placement, grids)
+        if node.op == "call_module" and node.target in plan.layers:
+            _encode_layer(made, node.target, plan=plan, input_grid=inputs.get(node.target))
     graph.graph.lint()
     graph.recompile()
     return made
 
 
+def _integer_inputs(
+    network: Network, rounded: frozenset[str], placement: Placement, grids: Mapping[str, ActivationGrid]
+) -> dict[str, ActivationGrid]:
+    """The grid of each layer's input, by path, where onnxruntime adds the bias to the sums of integers."""
+    ranks = input_ranks(network)
+    found = {}
+    for node in network.graph.graph.nodes:
+        if node.op == "call_module" and node.target in rounded:
+            grid = grids[placement.grid_of[node.all_input_nodes[0].name]]
+            batched = isinstance(network.graph.get_submodule(node.target), nn.Linear) and ranks[node.name] != 2
+            if grid.has_kernel and not batched:
+                found[node.target] = grid
+    return found
+
+
 def _encode_layer(network: Network, path: str, *, plan: Plan, input_grid: ActivationGrid | None) -> None:
-    """Encode weight and bias; a bias that onnxruntime adds after the product (`input_grid` None) stays float."""
-    layer = network.graph.get_submodule(path)
-    weight = layer.get_parameter("weight")
-    axis = scale_axis(layer, plan.grid)
-    scale = scales_of(weight, plan.grid, axis)
+    """Encode weight and bias; a bias that is added after the product (`input_grid` None) stays float."""
+    layer, encoding = network.graph.get_submodule(path), plan.weights[path]
     bias = layer._parameters.get("bias")
     if bias is not None and path in plan.corrections:
         bias.data = bias.data + plan.corrections[path]
-    if bias is not None and input_grid is not None:
-        largest = bias.detach().abs() if axis == 0 else bias.detach().abs().amax()
-        scale = torch.maximum(scale, largest / (input_grid.scale * _BIAS_LIMIT))
-        encoded = AffineInteger.of(bias, grid=BIAS_GRID, axis=axis, scale=scale * input_grid.scale)
+    if bias is not None and input_grid is not None and encoding.has_kernel:
+        largest = bias.detach().abs() if encoding.axis == 0 else bias.detach().abs().amax()
+        scale = torch.maximum(encoding.scale, largest / (input_grid.scale * _BIAS_LIMIT))
+        if not torch.equal(scale, encoding.scale):
+            encoding = encoding.rescaled(layer.get_parameter("weight"), scale)
+        encoded = AffineInteger.of(bias, grid=BIAS_GRID, axis=encoding.axis, scale=scale * input_grid.scale)
         bias.data = encoded.decode()
         network.encodings[f"{path}.bias"] = encoded
-    encoding = AffineInteger.of(weight, grid=plan.grid, axis=axis, scale=scale)
-    weight.data = encoding.decode()
-    network.encodings[f"{path}.weight"] = encoding
+    encode_parameter(network, f"{path}.weight", encoding)
 
 
-def _encode_table(network: Network, path: str) -> None:
-    """Encode the rows of a table, each with its own scale; nothing is multiplied by them, so all 8 bits are used."""
-    weight = network.graph.get_submodule(path).get_parameter("weight")
-    # Block by block: of a table of gigabytes no second copy in doubles is made.
-    values, integers = torch.empty_like(weight), torch.empty_like(weight, dtype=TABLE_GRID.storage)
-    scales = []
-    for start in range(0, weight.shape[0], _TABLE_ROWS):
-        rows = slice(start, start + _TABLE_ROWS)
-        block = AffineInteger.of(weight[rows], grid=TABLE_GRID, axis=0)
-        values[rows], integers[rows] = block.decode(), block.integers
-        scales.append(block.scale)
-    weight.data = values
-    network.encodings[f"{path}.weight"] = AffineInteger(integers, torch.cat(scales), grid=TABLE_GRID, axis=0)
+def _insert_dynamic(module: fx.GraphModule, layers: list[str]) -> None:
+    """Round the inputs of these layers by their own range; layers with one input share what rounds it."""
+    grids: dict[fx.Node, fx.Node] = {}
+    for node in list(module.graph.nodes):
+        if node.op != "call_module" or node.target not in layers:
+            continue
+        source = node.all_input_nodes[0]
+        if source not in grids:
+            name = f"grid_{len(grids)}"
+            module.add_submodule(name, DynamicGrid())
+            with module.graph.inserting_after(source):
+                grids[source] = module.graph.call_module(name, (source,))
+        node.replace_input_with(source, grids[source])
 
 
-def _insert_grids(module: fx.GraphModule, placement: Placement, grids: dict[str, ActivationGrid]) -> None:
+def _insert_grids(module: fx.GraphModule, placement: Placement, grids: Mapping[str, ActivationGrid]) -> None:
     names = {source: f"grid_{number}" for number, source in enumerate(grids)}
     for source, name in names.items():
         module.add_submodule(name, grids[source])

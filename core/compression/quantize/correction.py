@@ -1,37 +1,33 @@
 """Bias correction: rounding the weights moves the mean of a layer's output; its bias takes the move back."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import final
 
 import torch
 from torch import Tensor, fx, nn
 
-from core.compression.quantize.scales import scale_axis
-from core.network.encodings import AffineInteger, Grid
-
 Inputs = tuple[Tensor, ...]
 
 
 def correct_biases(
-    module: fx.GraphModule, layers: frozenset[str], grid: Grid, batches: Iterable[Inputs]
+    module: fx.GraphModule, rounded: Mapping[str, Tensor], batches: Iterable[Inputs]
 ) -> dict[str, Tensor]:
     """What to add to the bias of each layer, E[W·x] − E[Ŵ·x] of each channel (Nagel 2019, arXiv 1906.04721, §4.2).
 
-    Shape (channels,) by layer; layers without a bias are left out.
+    `rounded` has the weights Ŵ by layer. Shape (channels,) by layer; layers without a bias are left out.
     """
-    chosen = {path for path in layers if module.get_submodule(path)._parameters.get("bias") is not None}
-    watcher = _Comparer(module, {path: _rounded(module.get_submodule(path), grid) for path in chosen})
+    chosen = [path for path in rounded if module.get_submodule(path)._parameters.get("bias") is not None]
+    watcher = _Comparer(module, {path: _with_weight(module.get_submodule(path), rounded[path]) for path in chosen})
     with torch.no_grad():
         for inputs in batches:
             watcher.run(*inputs)
     return {path: (total / watcher.counts[path]).float() for path, total in watcher.totals.items()}
 
 
-def _rounded(layer: nn.Module, grid: Grid) -> nn.Module:
-    twin = copy.deepcopy(layer)
-    weight = twin.get_parameter("weight")
-    weight.data = AffineInteger.of(weight, grid=grid, axis=scale_axis(layer, grid)).decode()
+def _with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
+    twin = copy.copy(layer)
+    twin._parameters = {**layer._parameters, "weight": nn.Parameter(weight, requires_grad=False)}
     return twin
 
 

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from core.network.encodings import ActivationGrid, AffineInteger
+from core.network.encodings import ActivationGrid, AffineInteger, Encoding, Masked
+from core.network.export_graph import INTEGER_LAYERS
 from core.network.network import Network
 
 Arithmetic = Literal["exact", "pairs_of_16_bits"]
@@ -43,13 +44,14 @@ class IntegerNetwork(fx.Interpreter):
         if n.op != "call_module":
             return super().run_node(n)
         path = str(n.target)
-        encoding = self._encodings.get(f"{path}.weight")
+        layer, encoding = self.module.get_submodule(path), _kernel_integers(self._encodings.get(f"{path}.weight"))
         grid = _grid_before(self.module, n)
-        if grid is None or not isinstance(encoding, AffineInteger):
+        if grid is None or encoding is None or not isinstance(layer, INTEGER_LAYERS):
             return super().run_node(n)
-        layer = self.module.get_submodule(path)
         x = grid.integers(cast("Tensor", self.env[n.all_input_nodes[0]]))
-        weight = encoding.integers.to(torch.float64)
+        # Those of the parameter: what a mask leaves out is zero.
+        kept = layer.get_parameter("weight") != 0
+        weight = torch.where(kept, encoding.integers.to(torch.float64), float(encoding.grid.zero_point))
         shift = encoding.grid.zero_point
         sums = self._products(path, layer, x, weight, padding_value=float(grid.zero_point))
         # Zero points are taken out after the product, as the kernels do: Σ(u−z)(w−s) = Σuw − zΣw − sΣu + Kzs.
@@ -99,7 +101,12 @@ def _grid_before(module: nn.Module, node: fx.Node) -> ActivationGrid | None:
     if source is None or source.op != "call_module":
         return None
     found = module.get_submodule(str(source.target))
-    return found if isinstance(found, ActivationGrid) else None
+    return found if isinstance(found, ActivationGrid) and found.has_kernel else None
+
+
+def _kernel_integers(encoding: Encoding | None) -> AffineInteger | None:
+    inner = encoding.inner if isinstance(encoding, Masked) else encoding
+    return inner if isinstance(inner, AffineInteger) and inner.has_kernel else None
 
 
 def _spread(layer: nn.Module, channels: Tensor) -> Tensor:

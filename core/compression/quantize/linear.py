@@ -1,30 +1,31 @@
-"""`quantize.linear`: post-training static quantization to 8-bit integers."""
+"""`quantize.linear`: post-training quantization to integers."""
 
 import tempfile
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
 import torch
-from pydantic import BaseModel, JsonValue, ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.compression.context import Context
 from core.compression.method import Method, Report
-from core.compression.quantize.assembly import Plan, assemble, placement_of
+from core.compression.quantize.assembly import Plan, assemble, can_round, placement_of
 from core.compression.quantize.calibration import watch
-from core.compression.quantize.correction import correct_biases
-from core.compression.quantize.ranges import choose_range
-from core.compression.quantize.saturation import GRIDS, Choice, kernels_saturate
+from core.compression.quantize.candidates import Candidate, find_candidates
+from core.compression.quantize.encoded_weights import WeightRounder
+from core.compression.quantize.linear_record import Recorded, read_record, write_record
+from core.compression.quantize.ranges import USUAL, Range, choose_range
+from core.compression.quantize.saturation import GRIDS, kernels_saturate
 from core.compression.quantize.sensitivity import keep_float, measure_layers, rank
 from core.compression.quantize.weights import Chosen, Trial, choose_grid, repeat_grid
 from core.compression.yardstick import Yardstick, choosing_split, input_batches
 from core.errors import ModelpressError
 from core.findings import make_finding
 from core.measure.runtime import open_session, run_session
-from core.network.encodings import Grid
+from core.network.encodings import Grid, Masked
 from core.network.export import export_onnx
-from core.network.export_graph import is_shared
 from core.network.network import Network
 from core.specs.linear import LinearQuantization
 from core.verdict import Finding, Sensitivity
@@ -33,151 +34,182 @@ from core.verdict import Finding, Sensitivity
 LIMIT_SAMPLES = 2000
 # Samples on which the target's answers are compared with exact integers.
 PROBES = 32
+FULL = GRIDS["full_range"]
 
 
 @final
 class LinearQuantizer(Method[LinearQuantization]):
-    """Jacob et al. 2018 (arXiv 1712.05877): weights symmetric by channel, activations asymmetric by tensor."""
+    """Jacob et al. 2018 (arXiv 1712.05877), for weights of 2 to 8 bits and activations of 4 to 16 or none."""
 
     def apply(self, network: Network, spec: LinearQuantization, context: Context) -> tuple[Network, Report]:
         """Calibrate, rank layers, keep float what must, choose the weights' grid; raises `missing_data`."""
-        _refuse_unknown(spec)
-        dataset = context.needed_dataset()
-        if not dataset.count("calibration"):
+        if spec.calibration_samples() and not context.needed_dataset().count("calibration"):
             raise ModelpressError("missing_data", "The data set has no calibration samples and none to draw them from.")
-        layers, left_out = _choose_layers(network, spec)
-        plan = _calibrate(network, layers, spec, context)
-        sensitivities = measure_layers(
-            network,
-            lambda chosen: assemble(network, replace(plan, layers=chosen)),
-            plan.layers,
-            context,
-            span=(0.35, 0.65),
-        )
-        plan, findings, kept = _keep_limit(network, plan, sensitivities, context)
-        if plan.layers:
-            context.progress(0.75, "Choosing the weights' grid")
-            chosen = _choose_weights(network, plan, spec, context)
-        else:
-            chosen = Chosen("full_range", network, "No layer is quantized.", 0.0, None)
+        recorded = read_record(context)
+        job = _Job(network, spec, context, recorded)
+        plan = job.plan()
+        sensitivities = job.measure(plan)
+        plan, kept = job.keep_limit(plan, sensitivities)
+        chosen = job.choose(plan)
         context.log(chosen.why)
-        if chosen.finding is not None:
-            findings = (*findings, chosen.finding)
-        kept_float = sorted({*left_out, *kept, *spec.keep_float})
+        findings = tuple(found for found in (kept.finding, chosen.finding) if found is not None)
+        kept_float = sorted({*job.left_out, *kept.layers, *spec.keep_float})
         report = Report(
             layers=tuple(sorted(plan.layers)),
             sensitivities=sensitivities,
             findings=findings,
-            plan=_plan_record(plan, chosen, kept_float),
+            plan=write_record(plan, chosen, kept_float, kept.finding),
         )
         context.progress(1.0, f"{len(plan.layers)} layers quantized")
         return chosen.network, report
 
 
-def _refuse_unknown(spec: LinearQuantization) -> None:
-    known = LinearQuantization(calibration=spec.calibration, saturation=spec.saturation, keep_float=spec.keep_float)
-    if spec != known:
-        sentence = "Of quantize.linear only 8-bit weights and activations without further settings work so far."
-        raise ModelpressError("method_not_applicable", sentence)
+@dataclass(frozen=True)
+class _Kept:
+    """Layers that stay float so that a limit holds, and what is said of them."""
+
+    layers: tuple[str, ...] = ()
+    finding: Finding | None = None
 
 
-def _choose_layers(network: Network, spec: LinearQuantization) -> tuple[frozenset[str], tuple[str, ...]]:
-    """The layers to quantize, and those that could be but share their weights or are called more than once."""
-    chosen: set[str] = set()
-    left_out: set[str] = set()
-    calls: dict[str, int] = {}
-    for node in network.graph.graph.nodes:
-        if node.op == "call_module":
-            calls[str(node.target)] = calls.get(str(node.target), 0) + 1
-    for path, count in calls.items():
-        layer = network.graph.get_submodule(path)
-        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear | nn.Embedding) or path in spec.keep_float:
-            continue
-        alone = count == 1 and not is_shared(network.graph, layer.weight) and f"{path}.weight" not in network.encodings
-        (chosen if alone else left_out).add(path)
-    if not chosen:
-        raise ModelpressError(
-            "unsupported_layer", "No convolution, linear layer or table of embeddings is left to quantize."
+@final
+class _Job:
+    """One run of the method on one network."""
+
+    def __init__(self, network: Network, spec: LinearQuantization, context: Context, recorded: Recorded | None) -> None:
+        self._network, self._spec, self._context, self._recorded = network, spec, context, recorded
+        self._candidates, self.left_out = find_candidates(network, spec.keep_float, takes=spec.takes)
+        _refuse_masks(network, self._candidates, spec)
+        self._rounder = WeightRounder(network, self._candidates, spec, context)
+        layers = {each.path: each.layer for each in self._candidates}
+        self._rounded = frozenset(
+            path for path, layer in layers.items() if spec.rounds_input(path) and can_round(layer, spec.activations)
         )
-    return frozenset(chosen), tuple(sorted(left_out))
+
+    def plan(self) -> Plan:
+        """Weights on all their bits, ranges of all values that may be rounded, corrections of biases."""
+        layers = frozenset(each.path for each in self._candidates)
+        ranges = self._ranges()
+        weights = self._rounder.round(FULL, self._rounded, (0.1, 0.35))
+        return Plan(
+            layers=layers,
+            weights=weights.integers,
+            rounded=self._rounded,
+            activations=self._spec.activations or USUAL,
+            ranges=ranges,
+            corrections=weights.corrections,
+        )
+
+    def _ranges(self) -> dict[str, Range]:
+        """Of each value that is rounded to a range known beforehand; samples pass once and are not kept."""
+        asked = self._spec.activations
+        if asked is None or asked.mode == "dynamic":
+            return {}
+        sources = placement_of(self._network, self._rounded).sources
+        if self._recorded is not None:
+            return self._recorded.ranges_of(sources)
+        dataset = self._context.needed_dataset()
+        limit = min(self._spec.calibration.samples, dataset.count("calibration"))
+        batches = input_batches(self._network, dataset, "calibration", limit=limit)
+        histograms = watch(self._network.graph, sources, batches)
+        ranges = {source: choose_range(each, self._spec.calibration, asked) for source, each in histograms.items()}
+        self._context.progress(0.1, f"Ranges of {len(ranges)} values from {limit} samples")
+        return ranges
+
+    def measure(self, plan: Plan) -> dict[str, Sensitivity]:
+        """What each layer costs alone, where there are samples to see it on."""
+        if not self._can_judge():
+            return {}
+
+        def build(chosen: frozenset[str]) -> Network:
+            return assemble(self._network, replace(plan, layers=chosen))
+
+        return measure_layers(self._network, build, plan.layers, self._context, span=(0.35, 0.65))
+
+    def _can_judge(self) -> bool:
+        dataset = self._context.dataset
+        return dataset is not None and any(dataset.count(split) for split in ("validation", "calibration"))
+
+    def keep_limit(self, plan: Plan, sensitivities: dict[str, Sensitivity]) -> tuple[Plan, _Kept]:
+        """The plan without the layers that must stay float for `max_drop` to hold on the choosing split."""
+        limit = self._context.constraints.max_drop
+        if self._recorded is not None:
+            return self._repeat_limit(plan, self._recorded)
+        if limit is None or not self._can_judge():
+            return plan, _Kept()
+        self._context.progress(0.65, "Trying whether the limit of the quality holds")
+        yardstick = self._yardstick()
+        kept = keep_float(
+            lambda layers: assemble(self._network, replace(plan, layers=layers)), rank(sensitivities), yardstick, limit
+        )
+        if not kept.layers:
+            return plan, _Kept()
+        split = choosing_split(self._context.needed_dataset())
+        text = (
+            f"Quantizing every layer would cost {kept.drop_of_all:.4f} of quality on {yardstick.samples} {split} "
+            f"samples, more than the limit of {limit:g}; with {', '.join(kept.layers)} in float it costs "
+            f"{kept.drop:.4f}."
+        )
+        left = replace(plan, layers=plan.layers - frozenset(kept.layers))
+        return left, _Kept(kept.layers, make_finding("layers_kept_float", text))
+
+    def _repeat_limit(self, plan: Plan, recorded: Recorded) -> tuple[Plan, _Kept]:
+        layers = recorded.layers_of(plan.layers)
+        why = recorded.why_float
+        finding = None if why is None else make_finding("layers_kept_float", why)
+        return replace(plan, layers=layers), _Kept(tuple(sorted(plan.layers - layers)), finding)
+
+    def choose(self, plan: Plan) -> Chosen:
+        """The network on the grid of weights that this CPU multiplies exactly."""
+        multiplied = plan.layers & self._saturating()
+        if not multiplied:
+            # Sums of fewer bits fit, and floats have no such limit.
+            why = (
+                "No product of 8-bit integers is left that could saturate." if plan.layers else "No layer is quantized."
+            )
+            made = assemble(self._network, plan) if plan.layers else self._network
+            return Chosen("full_range", made, why, 0.0, None)
+        self._context.progress(0.75, "Choosing the weights' grid")
+        dataset, threads = self._context.needed_dataset(), self._context.target.threads
+        inputs = next(input_batches(self._network, dataset, "calibration", limit=PROBES, batch=PROBES))
+        trial = Trial(
+            self._builder(plan), lambda made: _answer_of_file(made, inputs, threads), inputs, self._yardstick()
+        )
+        saturates = kernels_saturate(threads)
+        if self._recorded is not None:
+            return repeat_grid(self._recorded.weights.choice, self._recorded.weights.why, trial, saturates=saturates)
+        return choose_grid(self._spec.saturation, trial, saturates=saturates)
+
+    def _saturating(self) -> frozenset[str]:
+        """Layers whose products may leave 16 bits: symmetric weights of 8 bits times 8-bit activations."""
+        asked = self._spec.activations
+        if asked is None or asked.bits > FULL.bits:
+            return frozenset()
+        grids = {path: self._spec.weights_of(path) for path in self._rounded}
+        return frozenset(
+            path for path, grid in grids.items() if grid.bits == FULL.bits and grid.symmetric and grid.per != "group"
+        )
+
+    def _builder(self, plan: Plan) -> Callable[[Grid], Network]:
+        def build(grid: Grid) -> Network:
+            weights = self._rounder.round(grid, self._rounded, (0.75, 0.8))
+            return assemble(self._network, replace(plan, weights=weights.integers, corrections=weights.corrections))
+
+        return build
+
+    def _yardstick(self) -> Yardstick:
+        dataset = self._context.needed_dataset()
+        return Yardstick(self._network, dataset, split=choosing_split(dataset), limit=LIMIT_SAMPLES)
 
 
-def _calibrate(network: Network, layers: frozenset[str], spec: LinearQuantization, context: Context) -> Plan:
-    """Ranges of all values that may be rounded, and corrections of biases; samples pass twice and are not kept."""
-    dataset = context.needed_dataset()
-    limit = min(spec.calibration.samples, dataset.count("calibration"))
-    sources = placement_of(network, layers).sources
-    histograms = watch(network.graph, sources, input_batches(network, dataset, "calibration", limit=limit))
-    ranges = {source: choose_range(histogram, spec.calibration) for source, histogram in histograms.items()}
-    context.progress(0.3, f"Ranges of {len(ranges)} values from {limit} samples")
-    grid = GRIDS["full_range"]
-    batches = input_batches(network, dataset, "calibration", limit=limit)
-    return Plan(layers, ranges, grid, correct_biases(network.graph, layers, grid, batches))
-
-
-def _keep_limit(
-    network: Network, plan: Plan, sensitivities: dict[str, Sensitivity], context: Context
-) -> tuple[Plan, tuple[Finding, ...], tuple[str, ...]]:
-    """The plan without the layers that must stay float for `max_drop` to hold on the choosing split."""
-    limit = context.constraints.max_drop
-    if limit is None:
-        return plan, (), ()
-    context.progress(0.65, "Trying whether the limit of the quality holds")
-    dataset = context.needed_dataset()
-    split = choosing_split(dataset)
-    yardstick = Yardstick(network, dataset, split=split, limit=LIMIT_SAMPLES)
-    ranked = rank(sensitivities)
-    kept = keep_float(lambda layers: assemble(network, replace(plan, layers=layers)), ranked, yardstick, limit)
-    if not kept.layers:
-        return plan, (), ()
-    text = (
-        f"Quantizing every layer would cost {kept.drop_of_all:.4f} of quality on {yardstick.samples} {split} samples, "
-        f"more than the limit of {limit:g}; with {', '.join(kept.layers)} in float it costs {kept.drop:.4f}."
-    )
-    finding = make_finding("layers_kept_float", text)
-    return replace(plan, layers=plan.layers - frozenset(kept.layers)), (finding,), kept.layers
-
-
-def _choose_weights(network: Network, plan: Plan, spec: LinearQuantization, context: Context) -> Chosen:
-    dataset = context.needed_dataset()
-    threads = context.target.threads
-    split = choosing_split(dataset)
-    inputs = next(input_batches(network, dataset, "calibration", limit=PROBES, batch=PROBES))
-    corrections: dict[Grid, dict[str, Tensor]] = {plan.grid: plan.corrections}
-
-    def build(grid: Grid) -> Network:
-        if grid not in corrections:
-            limit = min(spec.calibration.samples, dataset.count("calibration"))
-            batches = input_batches(network, dataset, "calibration", limit=limit)
-            corrections[grid] = correct_biases(network.graph, plan.layers, grid, batches)
-        return assemble(network, replace(plan, grid=grid, corrections=corrections[grid]))
-
-    def run(quantized: Network) -> Tensor:
-        return _answer_of_file(quantized, inputs, threads)
-
-    yardstick = Yardstick(network, dataset, split=split, limit=LIMIT_SAMPLES)
-    trial = Trial(build, run, inputs, yardstick)
-    saturates = kernels_saturate(threads)
-    if (recorded := _recorded_weights(context)) is not None:
-        return repeat_grid(recorded.choice, recorded.why, trial, saturates=saturates)
-    return choose_grid(spec.saturation, trial, saturates=saturates)
-
-
-class _RecordedWeights(BaseModel):
-    """What an earlier run has written into its plan about the weights' grid."""
-
-    choice: Choice
-    why: str
-
-
-def _recorded_weights(context: Context) -> _RecordedWeights | None:
-    if context.recorded is None:
-        return None
-    try:
-        return _RecordedWeights.model_validate(context.recorded.get("weights"))
-    except ValidationError as error:
-        sentence = f"The plan does not say which weights {context.step} chose."
-        raise ModelpressError("invalid_request", sentence, pointer="/plan") from error
+def _refuse_masks(network: Network, candidates: tuple[Candidate, ...], spec: LinearQuantization) -> None:
+    """Raises `method_not_applicable` for asymmetric integers under a mask, of which none means zero everywhere."""
+    for each in candidates:
+        masked = isinstance(network.encodings.get(each.name), Masked)
+        grid = spec.weights_of(each.path)
+        if masked and not grid.symmetric and grid.per != "tensor":
+            sentence = f"The weight of {each.path} is under a mask, which takes symmetric integers or one scale in all."
+            raise ModelpressError("method_not_applicable", sentence, layer=each.path)
 
 
 def _answer_of_file(network: Network, inputs: tuple[Tensor, ...], threads: int) -> Tensor:
@@ -187,13 +219,3 @@ def _answer_of_file(network: Network, inputs: tuple[Tensor, ...], threads: int) 
         export_onnx(network, path, probes=inputs)
         feed = {tensor.name: value.numpy() for tensor, value in zip(network.inputs, inputs, strict=True)}
         return torch.from_numpy(run_session(open_session(path, threads), feed)[0])
-
-
-def _plan_record(plan: Plan, chosen: Chosen, kept_float: list[str]) -> dict[str, JsonValue]:
-    """All that was decided, as JSON."""
-    return {
-        "layers": list[JsonValue](sorted(plan.layers)),
-        "kept_float": list[JsonValue](kept_float),
-        "ranges": {source: list(ends) for source, ends in sorted(plan.ranges.items())},
-        "weights": {"choice": chosen.choice, "why": chosen.why, "difference_from_exact": chosen.difference},
-    }

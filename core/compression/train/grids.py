@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from core.network.encodings import ActivationGrid, AffineInteger
-from core.network.encodings.activation import ACTIVATION_LEVELS, SMALLEST_SCALE
+from core.network.encodings.activation import SMALLEST_SCALE
 from core.network.encodings.affine_integer import IntegerWeight
 from core.network.encodings.blocks import SMALLEST_SCALE as SMALLEST_WEIGHT_SCALE
 from core.network.encodings.straight_through import round_through
@@ -24,13 +24,14 @@ class LearningGrid(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(grid.scale.detach().clone())
         self.register_buffer("zero_point", grid.zero_point.detach().clone())
+        self._bits, self._top = grid.bits, grid.top
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid, bit for bit as `ActivationGrid` puts it there."""
         scale, zero = self.step(), self.get_buffer("zero_point").to(torch.float32)
         with torch.no_grad():
-            rounded = (torch.clamp(torch.round(x / scale) + zero, 0, ACTIVATION_LEVELS) - zero) * scale
-        return round_through(x, scale, rounded, ends=(-zero, ACTIVATION_LEVELS - zero))
+            rounded = (torch.clamp(torch.round(x / scale) + zero, 0, self._top) - zero) * scale
+        return round_through(x, scale, rounded, ends=(-zero, self._top - zero))
 
     def step(self) -> Tensor:
         """The scale, kept above the smallest."""
@@ -38,7 +39,7 @@ class LearningGrid(nn.Module):
 
     def grid(self) -> ActivationGrid:
         """The grid as it is now."""
-        return ActivationGrid(float(self.step().detach()), int(self.get_buffer("zero_point")))
+        return ActivationGrid(float(self.step().detach()), int(self.get_buffer("zero_point")), self._bits)
 
 
 @final

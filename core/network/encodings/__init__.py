@@ -1,6 +1,6 @@
 """How weights are stored: what methods leave behind and exporters ask."""
 
-from core.network.encodings.activation import ActivationGrid
+from core.network.encodings.activation import ActivationGrid, DynamicGrid
 from core.network.encodings.affine_integer import AffineInteger
 from core.network.encodings.blocks import SMALLEST_SCALE, Blocks, largest_group
 from core.network.encodings.codebook import Codebook
@@ -23,6 +23,7 @@ __all__ = [
     "Blocks",
     "Codebook",
     "Dense",
+    "DynamicGrid",
     "Elementwise",
     "Emission",
     "Encoding",

@@ -5,36 +5,66 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-ACTIVATION_LEVELS = 255
+BYTE_BITS = 8
 SMALLEST_SCALE = 2.0**-80
 
 
 @final
 class ActivationGrid(nn.Module):
-    """Rounds a tensor of any shape to 256 values: uint8, one scale, one zero point (arXiv 1712.05877, eq. 1)."""
+    """Rounds a tensor of any shape to 2^bits values: one scale, one zero point (arXiv 1712.05877, eq. 1).
+
+    Of fewer than 8 bits the integers are the lowest of uint8, of more they are uint16.
+    """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, scale: float, zero_point: int) -> None:
+    def __init__(self, scale: float, zero_point: int, bits: int = BYTE_BITS) -> None:
         super().__init__()
+        self.bits = bits
+        storage = torch.uint8 if bits <= BYTE_BITS else torch.uint16
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
-        self.register_buffer("zero_point", torch.tensor(zero_point, dtype=torch.uint8))
+        self.register_buffer("zero_point", torch.tensor(zero_point, dtype=storage))
 
     @classmethod
-    def of_range(cls, low: float, high: float) -> "ActivationGrid":
+    def of_range(cls, low: float, high: float, bits: int = BYTE_BITS) -> "ActivationGrid":
         """The grid that spans `low` … `high`, widened to hold zero, which must be exact because padding is zero."""
         low, high = min(low, 0.0), max(high, 0.0)
+        top = 2**bits - 1
         # Of a value that is always zero nothing is known; 1 keeps products of scales far from underflow.
-        scale = max((high - low) / ACTIVATION_LEVELS, SMALLEST_SCALE) if high > low else 1.0
-        return cls(scale, round(min(max(-low / scale, 0.0), ACTIVATION_LEVELS)))
+        scale = max((high - low) / top, SMALLEST_SCALE) if high > low else 1.0
+        return cls(scale, round(min(max(-low / scale, 0.0), top)), bits)
+
+    @property
+    def top(self) -> int:
+        """The largest integer."""
+        return (1 << self.bits) - 1
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether runtimes multiply its integers as they are."""
+        return self.bits <= BYTE_BITS
 
     def integers(self, x: Tensor) -> Tensor:
-        """The uint8 integers of `x`, as floats."""
+        """The integers of `x`, as floats."""
         zero = self.zero_point.to(torch.float32)
-        return torch.clamp(torch.round(x / self.scale) + zero, 0, ACTIVATION_LEVELS)
+        return torch.clamp(torch.round(x / self.scale) + zero, 0, self.top)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` rounded to the grid, by plain ATen operators."""
         zero = self.zero_point.to(torch.float32)
         return (self.integers(x) - zero) * self.scale
+
+
+@final
+class DynamicGrid(nn.Module):
+    """Rounds a tensor to 8 bits between its own least and largest value: DynamicQuantizeLinear of ONNX."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` rounded, by plain ATen operators; in training with a straight-through gradient."""
+        low, high = x.detach().amin().clamp_max(0.0), x.detach().amax().clamp_min(0.0)
+        top = float(2**BYTE_BITS - 1)
+        scale = torch.where(high > low, (high - low) / top, torch.ones_like(high))
+        zero = torch.clamp(torch.round(-low / scale), 0.0, top)
+        rounded = (torch.clamp(torch.round(x / scale) + zero, 0.0, top) - zero) * scale
+        return x + (rounded - x).detach() if torch.is_grad_enabled() and x.requires_grad else rounded

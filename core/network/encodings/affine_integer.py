@@ -208,11 +208,13 @@ class AffineInteger(Elementwise):
         """
         if not (self.has_kernel and emission.fused):
             return super().emit_onnx(emission)
+        return self.emit_kernel(emission, self.emit_integers(emission))
+
+    def emit_integers(self, emission: Emission) -> fx.Node:
+        """The integers as onnxruntime's kernels take them."""
         if self.bits is not None:
-            integers = emission.stored(self, self._write_integers, self.grid.storage)
-        else:
-            integers = emission.buffer("", self.integers.t() if emission.transposed else self.integers)
-        return self.emit_kernel(emission, integers)
+            return emission.stored(self, self._write_integers, self.grid.storage)
+        return emission.buffer("", self.integers.t() if emission.transposed else self.integers)
 
     def emit_kernel(self, emission: Emission, integers: fx.Node) -> fx.Node:
         """What stands before a layer that is run on `integers`, which are those of this weight or a part of them."""

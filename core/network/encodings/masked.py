@@ -112,13 +112,17 @@ class Masked(Encoding):
         inner = self.inner
         if not (emission.fused and isinstance(inner, AffineInteger) and inner.has_kernel):
             return super().emit_onnx(emission)
+        return inner.emit_kernel(emission, self.emit_integers(emission, inner))
+
+    def emit_integers(self, emission: Emission, inner: AffineInteger) -> fx.Node:
+        """The integers as onnxruntime's kernels take them, zeros where the mask is; `inner` is what is under it."""
 
         def write(writer: OnnxWriter) -> str:
             distances = inner.write_distances(writer, self._kept())
             spread = self._positions.spread(writer, distances, integer=True)
             return writer.reshape(inner.write_storage(writer, spread), self.shape)
 
-        return inner.emit_kernel(emission, emission.stored(self, write, inner.grid.storage))
+        return emission.stored(self, write, inner.grid.storage)
 
 
 def restore_mask(config: Mapping[str, JsonValue], stored: Tensor) -> Tensor:

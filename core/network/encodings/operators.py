@@ -33,6 +33,26 @@ def _dequantize_shape(x: Tensor, scale: Tensor, zero_point: Tensor | None, axis:
     return torch.empty_like(x, dtype=torch.float32)
 
 
+@torch.library.custom_op("modelpress::clip", mutates_args=())
+def _clip(x: Tensor, top: Tensor) -> Tensor:
+    return torch.minimum(x, top)
+
+
+@_clip.register_fake
+def _clip_shape(x: Tensor, top: Tensor) -> Tensor:  # noqa: ARG001  torch fixes the signature
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("modelpress::dynamic_product", mutates_args=())
+def _dynamic_product(x: Tensor, weight: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    return x @ ((weight.float() - zero_point.float()) * scale)
+
+
+@_dynamic_product.register_fake
+def _dynamic_product_shape(x: Tensor, weight: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG001  torch fixes the signature
+    return x.new_empty((*x.shape[:-1], weight.shape[1]))
+
+
 @torch.library.custom_op("modelpress::fence", mutates_args=())
 def _fence(x: Tensor) -> Tensor:
     return x.clone()
@@ -45,6 +65,10 @@ def _fence_shape(x: Tensor) -> Tensor:
 
 QUANTIZE: Callable[..., Tensor] = torch.ops.modelpress.quantize.default
 DEQUANTIZE: Callable[..., Tensor] = torch.ops.modelpress.dequantize.default
+# Of integers that use fewer than all 8 bits, cuts off what is above.
+CLIP: Callable[..., Tensor] = torch.ops.modelpress.clip.default
+# Rounds x in every run, and multiplies it with the integers of a weight (inputs, outputs).
+DYNAMIC_PRODUCT: Callable[..., Tensor] = torch.ops.modelpress.dynamic_product.default
 # Keeps a float layer float: onnxruntime quantizes, unasked, a layer that it finds between two rounded values.
 FENCE: Callable[..., Tensor] = torch.ops.modelpress.fence.default
 
@@ -67,6 +91,16 @@ def _onnx_dequantize(x, scale, zero_point, axis):  # type: ignore[no-untyped-def
     return onnx_op.DequantizeLinear(x, scale, zero_point, axis=axis)
 
 
+def _onnx_clip(x, top):  # type: ignore[no-untyped-def]  # onnxscript's values have no public type
+    return onnx_op.Clip(x, None, top)
+
+
+def _onnx_dynamic_product(x, weight, scale, zero_point):  # type: ignore[no-untyped-def]  # onnxscript's values have no public type
+    integers, own_scale, own_zero = onnx_op.DynamicQuantizeLinear(x)
+    sums = onnx_op.Cast(onnx_op.MatMulInteger(integers, weight, own_zero, zero_point), to=1)
+    return onnx_op.Mul(sums, onnx_op.Mul(own_scale, scale))
+
+
 def _onnx_fence(x):  # type: ignore[no-untyped-def]  # onnxscript's values have no public type
     # A sum of one; an Identity would be removed before it could help.
     return onnx_op.Sum(x)
@@ -75,5 +109,7 @@ def _onnx_fence(x):  # type: ignore[no-untyped-def]  # onnxscript's values have 
 ONNX_TRANSLATIONS: Mapping[Callable[..., object], Callable[..., object]] = {
     QUANTIZE: _onnx_quantize,
     DEQUANTIZE: _onnx_dequantize,
+    CLIP: _onnx_clip,
+    DYNAMIC_PRODUCT: _onnx_dynamic_product,
     FENCE: _onnx_fence,
 }

@@ -12,6 +12,7 @@ from core.compression.quantize.integers import HIGHEST_16, IntegerNetwork, _loss
 from core.compression.quantize.linear import _answer_of_file
 from core.compression.quantize.ranges import choose_range
 from core.compression.quantize.saturation import GRIDS, kernels_saturate, predict_cut
+from core.compression.quantize.templates import make_template
 from core.compression.quantize.weights import Trial, choose_grid, repeat_grid
 from core.compression.yardstick import Yardstick, input_batches
 from core.data.dataset import Dataset
@@ -19,6 +20,7 @@ from core.network.encodings import Grid
 from core.network.export_check import relative_difference
 from core.network.network import Network
 from core.specs.calibration import Calibration
+from core.specs.linear import WeightGrid
 
 LAYERS = frozenset({"stem", "one.conv1", "one.conv2", "one.short", "two.conv1", "two.conv2", "two.short", "fc1", "fc2"})
 
@@ -32,7 +34,16 @@ def build(residual: Network, images: Dataset) -> Callable[[Grid], Network]:
     sources = placement_of(residual, LAYERS).sources
     histograms = watch(residual.graph, sources, input_batches(residual, images, "calibration", limit=128))
     ranges = {source: choose_range(found, Calibration(method="minmax")) for source, found in histograms.items()}
-    return lambda grid: assemble(residual, Plan(LAYERS, ranges, grid, {}))
+
+    def make(grid: Grid) -> Network:
+        layers = {path: residual.graph.get_submodule(path) for path in LAYERS}
+        weights = {
+            path: make_template(each, each.get_parameter("weight"), WeightGrid(), grid=grid)
+            for path, each in layers.items()
+        }
+        return assemble(residual, Plan(LAYERS, weights, LAYERS, ranges=ranges))
+
+    return make
 
 
 @pytest.fixture

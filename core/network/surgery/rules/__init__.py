@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
-from core.network.encodings import ActivationGrid
+from core.network.encodings import ActivationGrid, DynamicGrid
 from core.network.surgery.call import Call, Value, operator_name
 from core.network.surgery.rules.norms import normalise_channels, normalise_groups, normalise_last
 from core.network.surgery.rules.parts import (
@@ -150,6 +150,7 @@ _BY_LAYER: tuple[tuple[type[nn.Module], Rule], ...] = (
     (nn.Embedding, embed),
     (nn.RNNBase, recur),
     (ActivationGrid, pass_layer),
+    (DynamicGrid, pass_layer),
 )
 
 

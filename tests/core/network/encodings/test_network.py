@@ -18,6 +18,7 @@ from core.compression.quantize.assembly import Plan, assemble, placement_of
 from core.measure.costs import count_costs
 from core.measure.size import itemise_bytes
 from core.network.encodings import (
+    AffineInteger,
     Codebook,
     Dense,
     Encoding,
@@ -158,12 +159,17 @@ def test_tied_weights_are_stored_once(reading: Network, tmp_path: Path) -> None:
     assert len([tensor for tensor in optimised(path).initializer if tensor.dims == [300, 16]]) == 1
 
 
+def plan_of(network: Network, layers: frozenset[str], grid: Grid, ranges: dict[str, tuple[float, float]]) -> Plan:
+    weights = {layer: AffineInteger.of(weight_of(network, layer), grid=grid, axis=0) for layer in layers}
+    return Plan(layers, weights, layers, ranges=ranges)
+
+
 def test_packed_integers_keep_their_integer_kernels(save_pt2, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = read(save_pt2(Seeing(), torch.randn(2, 3, 8, 8)))
     layers = frozenset({"stem", "deep", "fc1", "fc2"})
     ranges = dict.fromkeys(placement_of(network, layers).sources, (0.0, 4.0))
-    quantized = assemble(network, Plan(layers, ranges, packed_grid(4), {}))
+    quantized = assemble(network, plan_of(network, layers, packed_grid(4), ranges))
     path = tmp_path / "model.onnx"
     export_onnx(quantized, path)
     operators = Counter(node.op_type for node in optimised(path).node)
@@ -180,7 +186,7 @@ def test_masks_over_integers_keep_the_kernels_too(grid: Grid, save_pt2, tmp_path
     network = read(save_pt2(Seeing(), torch.randn(2, 3, 8, 8)))
     layers = frozenset({"stem", "fc2"})
     ranges = dict.fromkeys(placement_of(network, layers).sources, (0.0, 4.0))
-    quantized = assemble(network, Plan(layers, ranges, grid, {}))
+    quantized = assemble(network, plan_of(network, layers, grid, ranges))
     for layer in layers:
         weight = weight_of(quantized, layer)
         mask = Masked(mask_of(weight, 0.3), Dense(weight))
