@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.special import bdtr, ndtri
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -36,8 +36,11 @@ class PairedTest:
 
 def wilson_interval(successes: int, n: int) -> Interval:
     """Score interval of a proportion (Wilson 1927)."""
-    found = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, "wilson")
-    return Interval(float(found.low), float(found.high))
+    # scipy.stats has the same, and takes most of a second to import.
+    z = float(ndtri((1 + CONFIDENCE) / 2))
+    centre = (successes + z * z / 2) / (n + z * z)
+    half = z / (n + z * z) * math.sqrt(successes * (n - successes) / n + z * z / 4)
+    return Interval(centre - half if successes else 0.0, centre + half if successes < n else 1.0)
 
 
 def compare_proportions(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> PairedTest:
@@ -50,7 +53,7 @@ def compare_proportions(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> 
     both, lost = int((before & after).sum()), int((before & ~after).sum())
     gained = int((~before & after).sum())
     neither = n - both - lost - gained
-    p = float(stats.binomtest(lost, lost + gained).pvalue) if lost + gained else 1.0
+    p = min(2 * float(bdtr(min(lost, gained), lost + gained, 0.5)), 1.0)
     new, old = (both + gained) / n, (both + lost) / n
     new_interval, old_interval = wilson_interval(both + gained, n), wilson_interval(both + lost, n)
     phi = _phi(both, gained, lost, neither)

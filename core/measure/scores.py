@@ -7,7 +7,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax
-from scipy.stats import rankdata
 
 from core.data.tokens import IGNORED
 from core.measure.intervals import Vector
@@ -109,6 +108,8 @@ def spearman_terms(similarity: Vector, given: Vector) -> Vector:
     With standardised ranks a, b and r = mean(a·b) the terms are r plus the influence of a pair, a·b − r·(a² + b²)/2
     (Devlin, Gnanadesikan and Kettenring 1975), so that intervals of a mean are intervals of r.
     """
+    from scipy.stats import rankdata  # noqa: PLC0415  (takes most of a second)
+
     a, b = _standardise(rankdata(similarity)), _standardise(rankdata(given))
     r = float((a * b).mean())
     terms: Vector = r + a * b - r * (a**2 + b**2) / 2

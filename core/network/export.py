@@ -24,7 +24,8 @@ from core.network.export_graph import EXAMPLE_BATCH, Flavour, example_inputs, ex
 from core.network.export_stored import put_stored
 from core.network.network import Network
 from core.network.onnx_translations import keep_translations
-from core.network.recurrent_calls import TRANSLATIONS, WholeRecurrent, restore_calls
+from core.network.recurrent_calls import WholeRecurrent, restore_calls
+from core.network.recurrent_translations import TRANSLATIONS
 from core.network.silence import silence
 from core.specs.file_sizes import MAX_WEIGHT_BYTES, refuse_result
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from core.measure.intervals import (
     compare_means,
@@ -29,6 +30,14 @@ def test_mcnemar_is_exact():
     # Two-sided binomial of 8 in 18: 0.8145 by hand.
     assert test.p == pytest.approx(0.814529, abs=1e-6)
     assert test.low < test.delta < test.high
+
+
+@pytest.mark.parametrize(("few", "all_"), [(0, 1), (1, 1), (0, 40), (40, 40), (7, 40), (1999, 2000)])
+def test_both_are_those_of_scipy(few, all_):
+    interval, wanted = wilson_interval(few, all_), stats.binomtest(few, all_).proportion_ci(method="wilson")
+    assert (interval.low, interval.high) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
+    p = compare_proportions(*answers(5, few, all_ - few, 5)).p
+    assert p == pytest.approx(stats.binomtest(few, all_).pvalue, rel=1e-9)
 
 
 def test_paired_interval_is_symmetric_and_bounded():
