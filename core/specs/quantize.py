@@ -1,7 +1,16 @@
 """The family `quantize`: what it has."""
 
 from core.specs.base import Spec
+from core.specs.codebook import CodebookQuantization
+from core.specs.levels import BinaryQuantization, LogQuantization, TernaryQuantization
 from core.specs.linear import LinearQuantization
 from core.specs.onnx_quantize import OnnxQuantization
 
-QUANTIZE: tuple[type[Spec], ...] = (LinearQuantization, OnnxQuantization)
+QUANTIZE: tuple[type[Spec], ...] = (
+    LinearQuantization,
+    LogQuantization,
+    TernaryQuantization,
+    BinaryQuantization,
+    CodebookQuantization,
+    OnnxQuantization,
+)

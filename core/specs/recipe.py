@@ -5,13 +5,24 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from core.specs.base import Asked
+from core.specs.codebook import CodebookQuantization
 from core.specs.distill import BlockDistillation, FeatureDistillation, LogitDistillation
+from core.specs.levels import BinaryQuantization, LogQuantization, TernaryQuantization
 from core.specs.linear import LinearQuantization
 from core.specs.onnx_quantize import OnnxQuantization
 from core.specs.train import Finetune
 
 Step = Annotated[
-    LinearQuantization | OnnxQuantization | LogitDistillation | FeatureDistillation | BlockDistillation | Finetune,
+    LinearQuantization
+    | LogQuantization
+    | TernaryQuantization
+    | BinaryQuantization
+    | CodebookQuantization
+    | OnnxQuantization
+    | LogitDistillation
+    | FeatureDistillation
+    | BlockDistillation
+    | Finetune,
     Field(discriminator="method"),
 ]
 

@@ -38,7 +38,7 @@ _LEAST_WEIGHT = 1e-6
 @final
 @dataclass(frozen=True)
 class _Line:
-    """Distinct numbers, or means of groups, in order (n,); sums of weights, times numbers, times squares before each."""
+    """Distinct numbers, or means of groups, in order (n,); before each the sums of weights and their moments."""
 
     numbers: Floats
     weight: Floats
@@ -110,7 +110,7 @@ def _thin(count: int) -> Places:
         return np.arange(count, dtype=np.int64)
     inner = np.linspace(_ENDS, count - _ENDS, _MOST_NUMBERS - 2 * _ENDS).astype(np.int64)
     ends = np.arange(_ENDS, dtype=np.int64)
-    return np.concatenate([ends, inner, ends + count - _ENDS])
+    return np.unique(np.concatenate([ends, inner, ends + count - _ENDS]))
 
 
 def _sums(values: Floats) -> Floats:

@@ -1,0 +1,76 @@
+"""`quantize.codebook`: the weights of a layer share a few values, chosen by optimal k-means."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.compression.context import Context
+from core.compression.curvature import diagonal_fisher
+from core.compression.quantize.candidates import Candidate
+from core.compression.quantize.few_values import Given, ValueQuantizer
+from core.compression.quantize.kmeans import cluster
+from core.compression.yardstick import input_batches
+from core.errors import ModelpressError
+from core.network.encodings import Codebook
+from core.network.encodings.blocks import largest_group
+from core.network.network import Network
+from core.specs.codebook import CodebookQuantization
+
+# Weights on which no answer depends still lie somewhere: what is added, as a share of a layer's mean.
+_LEAST_SHARE = 1e-3
+
+
+@final
+class CodebookQuantizer(ValueQuantizer[CodebookQuantization]):
+    """Han et al. 2016 (arXiv 1510.00149), with optimal books instead of Lloyd's from a linear start."""
+
+    def weigh(
+        self, network: Network, candidates: Sequence[Candidate], spec: CodebookQuantization, context: Context
+    ) -> Mapping[str, Tensor]:
+        """The diagonal of the Fisher information; raises `missing_data`."""
+        if spec.weighting == "none":
+            return {}
+        dataset = context.needed_dataset()
+        count = min(spec.samples, dataset.count("calibration"))
+        if not count:
+            raise ModelpressError("missing_data", "The data set has no calibration samples and none to draw them from.")
+
+        def batches() -> Iterator[tuple[Tensor, ...]]:
+            done = 0
+            # One by one: the square of a sum of gradients is a noisier figure than the sum of their squares.
+            for inputs in input_batches(network, dataset, "calibration", limit=count, batch=1):
+                context.progress(0.2 * done / count, f"How much the answers depend on each weight: {done} of {count}")
+                yield inputs
+                done += inputs[0].shape[0]
+
+        names = [each.name for each in candidates]
+        return diagonal_fisher(network, batches(), names, task=dataset.task, seed=context.seed)
+
+    def encode(self, given: Given, spec: CodebookQuantization) -> Codebook:
+        """A book for the layer, or for each group of channels; what a mask leaves out has no say."""
+        weight = given.candidate.weight
+        groups = largest_group(weight.shape[0], spec.groups)
+        numbers = weight.reshape(groups, -1)
+        masks = [None] * groups if given.mask is None else list(given.mask.reshape(groups, -1))
+        shares = [None] * groups if given.importance is None else list(given.importance.reshape(groups, -1))
+        books = [_book(*group, spec.values) for group in zip(numbers, masks, shares, strict=True)]
+        most = max(len(book) for book in books)
+        # Books of one weight have one length; the last value is said again where there are no more.
+        full = torch.stack([torch.cat([book, book[-1:].expand(most - len(book))]) for book in books])
+        return Codebook.of(weight, full if groups > 1 else full[0])
+
+
+def _book(numbers: Tensor, mask: Tensor | None, importance: Tensor | None, values: int) -> Tensor:
+    """The values for these numbers (n,), of which a mask may keep some, ascending; at least one."""
+    if mask is not None:
+        numbers, importance = numbers[mask], None if importance is None else importance[mask]
+    if not len(numbers):
+        return torch.zeros(1)
+    weights = None
+    if importance is not None:
+        weights = importance.double().numpy()
+        weights = weights + _LEAST_SHARE * weights.mean()
+    return torch.from_numpy(cluster(numbers.float().numpy(), values, weights).astype(np.float32))
