@@ -201,10 +201,10 @@ class FeatureDistillation(Distillation):
 
 
 class BlockDistillation(Spec):
-    """Block by block, what earlier steps have changed learns to give what the original gives (arXiv 2102.05426).
+    """Block by block, what earlier steps have changed learns to give what the teacher gives (arXiv 2102.05426).
 
     A block lies between two values through which everything passes, such as a residual block. Each learns from what the
-    blocks before it give by then, against what the original gives there, so a few hundred samples without labels are
+    blocks before it give by then, against what the teacher gives there, so a few hundred samples without labels are
     enough, and only the values of one block are kept in memory. A fifth of the samples judges: a block that did not
     become better stays as it was, and so does one that shares weights with another.
     """
@@ -216,6 +216,11 @@ class BlockDistillation(Spec):
     works_on: ClassVar[WorksOn] = "network"
 
     method: Literal["distill.blocks"] = "distill.blocks"
+    teacher: Teacher = Field(
+        ORIGINAL,
+        description=f"{TEACHER}same shapes. Blocks lie between values that have the same name and shape in both; where "
+        "there are none, the whole network is one.",
+    )
     samples: int = Field(512, ge=8, le=100_000, description="Calibration samples that are used, in samples.")
     epochs: float = Field(20.0, gt=0, le=10_000, description="Passes of each block over the samples.")
     batch_size: int = Field(32, ge=1, le=8192, description="Samples of one update.")
@@ -227,9 +232,19 @@ class BlockDistillation(Spec):
         """As asked for."""
         return self.samples
 
+    def references(self) -> dict[str, str]:
+        """The id of the teacher, where it is another model."""
+        return {} if self.teacher == ORIGINAL else {"teacher": self.teacher}
+
     def requires(self, description: ModelDescription) -> Capability:
         """A network whose weights can be trained."""
         return trainable(description)
+
+    def suits(self, description: ModelDescription, others: Mapping[str, ModelDescription]) -> Capability:
+        """Besides, the teacher must take the same inputs and give outputs of the same shapes."""
+        found = others.get(self.teacher)
+        why = None if found is None else difference(description, found, f"The teacher {self.teacher}")
+        return self.requires(description) if why is None else Capability(ok=False, why=why)
 
 
 DISTILL: tuple[type[Spec], ...] = (LogitDistillation, FeatureDistillation, BlockDistillation)

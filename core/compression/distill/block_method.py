@@ -11,6 +11,8 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from core.compression.context import Context
+from core.compression.distill.block_progress import BlockProgress
+from core.compression.distill.block_samples import BlockObjective, Samples, collect_samples
 from core.compression.distill.blocks import (
     Block,
     changed_layers,
@@ -21,24 +23,17 @@ from core.compression.distill.blocks import (
     shared_layers,
 )
 from core.compression.distill.learning import differing_layers
+from core.compression.distill.student import teacher_of
 from core.compression.method import Method, Report
 from core.compression.train.feeding import fixed_batch
 from core.compression.train.mount import TrainableNetwork
-from core.compression.train.objective import Answers, Objective, TrainingBatch
 from core.compression.train.updates import Learner, rate_at
-from core.compression.yardstick import input_batches
-from core.errors import ModelpressError
 from core.findings import make_finding
 from core.network.network import Network
 from core.network.share import copy_graph
 from core.specs.distill import BlockDistillation
 from core.specs.train import Training
 
-# What the remembered values of one block may take, in bytes.
-REMEMBERED_BYTES = 256 * 2**20
-# Share of the samples that judge a block and are not learnt from.
-HELD_OUT = 0.2
-BATCH = 32
 # How often a block is judged while it learns.
 JUDGEMENTS = 10
 # Learning rates that are tried on each block, and the updates of each trial.
@@ -47,71 +42,43 @@ TRIAL = 24
 _ORDER = 0xB10C
 
 
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """Inputs of a block, each (n, …), what the original gives there (n, …), and how many of them judge."""
-
-    inputs: tuple[Tensor, ...]
-    wanted: Tensor
-    judging: int
-
-    @property
-    def learning(self) -> int:
-        """Samples to learn from, which come first."""
-        return len(self.wanted) - self.judging
-
-    def batch(self, rows: Tensor) -> TrainingBatch:
-        """These rows."""
-        return TrainingBatch(tuple(value[rows] for value in self.inputs), None, rows)
-
-
-@final
-class BlockObjective(Objective):
-    """Squared error as a share of the mean square of what is wanted, so that blocks are alike to the optimiser."""
-
-    def __init__(self, wanted: Tensor) -> None:
-        super().__init__()
-        # In a tuple, so that it is neither a parameter nor kept.
-        self._wanted = (wanted, wanted.square().mean().clamp_min(torch.finfo(wanted.dtype).tiny))
-
-    def forward(self, answers: Answers, batch: TrainingBatch) -> Tensor:
-        """The error of a batch."""
-        wanted, size = self._wanted
-        return (answers.outputs[0] - wanted[batch.rows]).square().mean() / size
-
-
 @final
 class BlockMethod(Method[BlockDistillation]):
     """Carries out `distill.blocks` (as in BRECQ, arXiv 2102.05426, section 3.2: the error of a block's output)."""
 
     def apply(self, network: Network, spec: BlockDistillation, context: Context) -> tuple[Network, Report]:
         """Blocks in order, each on what the blocks before it give by then."""
-        original = context.original or network
-        blocks, told = _choose_blocks(network, original)
+        teacher = teacher_of(spec, network, context)
+        blocks, told = _choose_blocks(network, teacher)
         for line in told:
             context.log(line)
         if not blocks:
             text = (
-                "Every block is as in the original, or shares its weights with another one: there is nothing to learn."
+                "Every block is as in the teacher, or shares its weights with another one: there is nothing to learn."
             )
             return network, Report(layers=(), findings=(make_finding("nothing_to_learn", text),))
         result = replace(network, graph=copy_graph(network.graph), encodings=dict(network.encodings))
-        plan: list[JsonValue] = []
+        progress = BlockProgress.restored(context.checkpoint)
+        if progress.plan:
+            context.log(f"Goes on after {len(progress.plan)} of {len(blocks)} blocks.")
         for number, block in enumerate(blocks):
-            begin = number / len(blocks)
-            context.progress(begin, f"Block {number + 1} of {len(blocks)}, {block.name}")
-            pupil = _Pupil(
-                result, original, block, spec, replace(context, span=_part(context.span, number, len(blocks)))
-            )
-            plan.append(pupil.learn(number))
-        return result, Report(layers=differing_layers(network, result), plan={"blocks": plan})
+            part = replace(context, span=_part(context.span, number, len(blocks)))
+            pupil = _Pupil(result, teacher, block, spec, part)
+            if number < len(progress.plan):
+                pupil.take(progress.weights_of(number))
+                continue
+            part.progress(0.0, f"Block {number + 1} of {len(blocks)}, {block.name}")
+            progress.add(*pupil.learn(number))
+            if context.checkpoint.due():
+                progress.keep(context.checkpoint)
+        return result, Report(layers=differing_layers(network, result), plan={"blocks": progress.plan})
 
 
-def _choose_blocks(network: Network, original: Network) -> tuple[list[Block], list[str]]:
+def _choose_blocks(network: Network, teacher: Network) -> tuple[list[Block], list[str]]:
     """The blocks that learn, and why others do not."""
-    changed, shared = changed_layers(network, original), shared_layers(network)
+    changed, shared = changed_layers(network, teacher), shared_layers(network)
     chosen, told = [], []
-    for block in find_blocks(network, original):
+    for block in find_blocks(network, teacher):
         if common := sorted(shared & set(block.layers)):
             told.append(f"The block from {block.name} stays: {', '.join(common)} is used elsewhere too.")
         elif changed & set(block.layers):
@@ -131,20 +98,22 @@ class _Pupil:
     """One block of `result`, whose layers are given new numbers."""
 
     result: Network
-    original: Network
+    teacher: Network
     block: Block
     spec: BlockDistillation
     context: Context
 
-    def learn(self, number: int) -> JsonValue:
-        """Train the block and put it back if it became better; gives what was decided."""
-        samples = self._collect()
-        task = _Task(cut_out(self.result, self.block.start, self.block.end), self._latent(), samples, number)
+    def learn(self, number: int) -> tuple[dict[str, JsonValue], dict[str, Tensor]]:
+        """Train the block and put it back if it became better; gives what was decided, and its weights if put back."""
+        dataset = self.context.needed_dataset()
+        samples = collect_samples((self.result, self.teacher), self.block, dataset, limit=self.spec.samples)
+        task = _Task(self._part(), self._latent(), samples, number)
         before = self._judge(TrainableNetwork(task.part), task)
         rate = self.spec.lr if isinstance(self.spec.lr, float) else self._choose_rate(task)
         steps = max(round(self.spec.epochs * samples.learning / self._batch_size(task)), 1)
         mounted, after = self._train(task, rate=rate, steps=steps, judgements=JUDGEMENTS)
         kept = after < before
+        weights = {name: value.detach().clone() for name, value in mounted.state_dict().items()} if kept else {}
         if kept:
             put_back(self.result, mounted.unmount())
         self.context.log(
@@ -153,7 +122,18 @@ class _Pupil:
         )
         name = self.block.end or "outputs"
         self.context.metric("block_error", min(after, before), split="calibration", layer=name)
-        return {"block": name, "lr": rate, "steps": steps, "samples": len(samples.wanted), "kept": kept}
+        decided: dict[str, JsonValue] = {"block": name, "lr": rate, "steps": steps, "kept": kept}
+        return decided | {"samples": len(samples.wanted)}, weights
+
+    def take(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the block the weights that `learn` once gave; none leave it as it is."""
+        if weights:
+            mounted = self._mount(self._part(), self._latent())
+            mounted.load_state_dict(dict(weights))
+            put_back(self.result, mounted.unmount())
+
+    def _part(self) -> Network:
+        return cut_out(self.result, self.block.start, self.block.end)
 
     def _latent(self) -> dict[str, Tensor]:
         """The original's weights beneath those that are encoded: from there, a step to the next level is rarely far.
@@ -161,40 +141,16 @@ class _Pupil:
         Weights that begin on their levels are all as far from the next ones, and those with like gradients change at
         once: at 3 bits that threw a product from 0.02 to 0.3.
         """
-        theirs = dict(self.original.graph.named_parameters(remove_duplicate=False))
+        original = self.context.original or self.teacher
+        theirs = dict(original.graph.named_parameters(remove_duplicate=False))
         return {
             path: theirs[path].detach()
             for path, encoding in self.result.encodings.items()
             if path in theirs and theirs[path].shape == encoding.decode().shape
         }
 
-    def _collect(self) -> Samples:
-        """What the block is given by the network as it is now, and what the original gives at its end."""
-        start, end, dataset = self.block.start, self.block.end, self.context.needed_dataset()
-        ours = None if start is None else cut_out(self.result, None, start)
-        theirs = cut_out(self.original, None, end)
-        needed = {tensor.name for tensor in cut_out(self.result, start, end).inputs}
-        inputs: list[tuple[Tensor, ...]] = []
-        wanted: list[Tensor] = []
-        names = [tensor.name for tensor in self.original.inputs]
-        for batch in input_batches(self.original, dataset, "calibration", limit=self.spec.samples, batch=BATCH):
-            named = dict(zip(names, batch, strict=True))
-            given = () if ours is None else (_answer(ours, named),)
-            inputs.append((*given, *(value for name, value in named.items() if name in needed)))
-            wanted.append(_answer(theirs, named))
-            if _bytes(inputs) + _bytes([(value,) for value in wanted]) >= REMEMBERED_BYTES:
-                break
-        joined = tuple(torch.cat(values) for values in zip(*inputs, strict=True))
-        count = len(joined[0]) if joined else 0
-        # A network of a fixed batch size learns and is judged by whole batches.
-        unit = fixed_batch(self.original) or 1
-        judging = max(round(count * HELD_OUT / unit), 1) * unit
-        if count - judging < unit:
-            raise ModelpressError("missing_data", f"A block needs {2 * unit} samples at least to learn from.")
-        return Samples(joined, torch.cat(wanted), judging)
-
     def _batch_size(self, task: "_Task") -> int:
-        unit = fixed_batch(self.original) or 1
+        unit = fixed_batch(self.teacher) or 1
         return max(min(self.spec.batch_size, task.samples.learning) // unit, 1) * unit
 
     def _choose_rate(self, task: "_Task") -> float:
@@ -205,8 +161,8 @@ class _Pupil:
     def _train(self, task: "_Task", *, rate: float, steps: int, judgements: int) -> tuple[TrainableNetwork, float]:
         """The block as it was best when it was judged, with its error; rows come in an order by the seeds alone."""
         settings = Training(batch_size=self._batch_size(task), lr=rate, steps=steps, weight_decay=0.0)
-        mounted = self._mount(task)
-        learner = Learner(mounted, task.objective, settings, fixed_batch(self.original) or settings.batch_size)
+        mounted = self._mount(task.part, task.latent)
+        learner = Learner(mounted, task.objective, settings, fixed_batch(self.teacher) or settings.batch_size)
         draw = np.random.default_rng((self.context.seed, _ORDER, task.number))
         rows = np.empty(0, np.int64)
         best, best_error = {}, math.inf
@@ -227,8 +183,8 @@ class _Pupil:
             mounted.load_state_dict(best)
         return mounted, best_error
 
-    def _mount(self, task: "_Task") -> TrainableNetwork:
-        mounted = TrainableNetwork(task.part, latent=task.latent)
+    def _mount(self, part: Network, latent: Mapping[str, Tensor]) -> TrainableNetwork:
+        mounted = TrainableNetwork(part, latent=latent)
         mounted.follow_batches(follow=False)
         grids = shared_grids(self.result) & dict(mounted.graph.named_modules()).keys()
         for grid in grids:
@@ -239,7 +195,7 @@ class _Pupil:
     def _judge(self, mounted: TrainableNetwork, task: "_Task") -> float:
         """The error on the samples that judge."""
         total, samples = 0.0, task.samples
-        batch = fixed_batch(self.original) or self.spec.batch_size
+        batch = fixed_batch(self.teacher) or self.spec.batch_size
         with torch.no_grad():
             for start in range(samples.learning, len(samples.wanted), batch):
                 rows = torch.arange(start, min(start + batch, len(samples.wanted)))
@@ -255,15 +211,3 @@ class _Task:
     def __init__(self, part: Network, latent: Mapping[str, Tensor], samples: Samples, number: int) -> None:
         self.part, self.latent, self.samples, self.number = part, latent, samples, number
         self.objective = BlockObjective(samples.wanted)
-
-
-def _answer(part: Network, named: Mapping[str, Tensor]) -> Tensor:
-    """The first output of a part for those of a network's inputs that it takes."""
-    with torch.no_grad():
-        found = part.graph(*(named[tensor.name] for tensor in part.inputs))
-    first: Tensor = found if isinstance(found, Tensor) else found[0]
-    return first
-
-
-def _bytes(values: list[tuple[Tensor, ...]]) -> int:
-    return sum(value.nbytes for each in values for value in each)

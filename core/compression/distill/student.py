@@ -6,13 +6,18 @@ from core.network.network import Network
 from core.network.surgery.blocks import find_blocks
 from core.network.surgery.depth import choose_blocks
 from core.network.surgery.thinning import thin
-from core.specs.distill import ORIGINAL, Distillation
+from core.specs.distill import ORIGINAL, BlockDistillation, Distillation
 
 
 def teachers_of(spec: Distillation, network: Network, context: Context) -> tuple[Network, ...]:
     """The networks that teach; without a job's original, as in direct use, the network itself is it."""
     original = context.original or network
     return tuple(original if name == ORIGINAL else _other(name, context) for name in spec.teachers())
+
+
+def teacher_of(spec: BlockDistillation, network: Network, context: Context) -> Network:
+    """The network that gives the values between blocks."""
+    return (context.original or network) if spec.teacher == ORIGINAL else _other(spec.teacher, context)
 
 
 def choose_student(spec: Distillation, network: Network, context: Context) -> Network:

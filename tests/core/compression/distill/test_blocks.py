@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from core.compression.checks import check_step
-from core.compression.distill import block_method
+from core.compression.distill import block_samples
 from core.compression.distill.block_method import BlockMethod
 from core.compression.distill.blocks import changed_layers, cut_out, find_blocks, shared_layers
 from core.compression.method import Report
@@ -23,6 +23,7 @@ from core.network.share import copy_graph
 from core.specs.distill import BlockDistillation
 from core.specs.linear import LinearQuantization
 from tests.core.compression.distill.conftest import distance
+from tests.core.compression.distill.test_methods import Kept, WorkerDiedError, same
 
 SPEC = BlockDistillation(samples=200, epochs=10)
 
@@ -160,10 +161,44 @@ class TestBlockMethod:
         assert changed_layers(result, rounded) >= {"stem"}
 
     def test_memory_bounds_the_samples(self, blocks, teacher, told, monkeypatch):
-        monkeypatch.setattr(block_method, "REMEMBERED_BYTES", 40_000)
+        monkeypatch.setattr(block_samples, "REMEMBERED_BYTES", 40_000)
         blocks(encoded(teacher, to_three_bits, "one.conv1"))
         (line,) = [message.text for message in told if isinstance(message, LogMessage) and "error" in message.text]
         assert line.endswith("32 samples.")
+
+    def test_goes_on_after_the_last_block_to_the_same_bits(self, teacher, data, context):
+        rounded = encoded(teacher, to_three_bits, "one.conv1", "two.conv1", "fc1")
+
+        def run(checkpoint: Kept) -> tuple[Network, Report]:
+            given = replace(context(), original=teacher, dataset=data, checkpoint=checkpoint)
+            return BlockMethod().apply(rounded, BlockDistillation(samples=60, epochs=2, lr=1e-3), given)
+
+        whole, report = run(Kept())
+        checkpoint = Kept(after=2)
+        with pytest.raises(WorkerDiedError):
+            run(checkpoint)
+        checkpoint.after = 10**6
+        resumed, again = run(checkpoint)
+        assert checkpoint.kept == len(report.plan["blocks"]) > 2
+        assert report.plan["blocks"][0]["kept"]
+        assert same(resumed, whole)
+        assert again.plan == report.plan
+        assert all(
+            torch.equal(encoding.decode(), resumed.encodings[path].decode())
+            for path, encoding in whole.encodings.items()
+        )
+
+    def test_another_model_may_teach(self, teacher, data, context):
+        other = replace(teacher, graph=copy_graph(teacher.graph))
+        for name in ("one.conv1", "fc1"):
+            weight = other.graph.get_parameter(f"{name}.weight")
+            weight.data = weight * 1.3
+        asked = BlockDistillation(samples=100, epochs=10, lr=1e-3, teacher="mdl_1")
+        assert asked.references() == {"teacher": "mdl_1"}
+        given = replace(context(), original=teacher, dataset=data, models={"mdl_1": other})
+        result, report = BlockMethod().apply(teacher, asked, given)
+        assert [block["kept"] for block in report.plan["blocks"]] == [True, True]
+        assert distance(result, other, data) < 0.5 * distance(teacher, other, data)
 
     def test_a_block_that_became_worse_stays(self, blocks, teacher, told):
         rounded = encoded(teacher, to_three_bits, "fc2")
