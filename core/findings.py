@@ -89,8 +89,8 @@ _CODES = (
         "kernel_workspace_dominates",
         "advice",
         "Less tensor memory is planned, but the process needs as much as before",
-        "Some kernels take work space of their own; onnxruntime's 8-bit convolution takes 8 bytes for each tap and "
-        "output pixel of a batch. A smaller batch needs less of it.",
+        "Some kernels take work space of their own; onnxruntime's 8-bit convolution takes 8 bytes for each tap of each "
+        "output pixel. The finding names the convolution that takes the most, and says where that does not explain it.",
     ),
     FindingCode(
         "memory_grew",
@@ -104,6 +104,28 @@ _CODES = (
         "Much of the time goes into converting between float and integer",
         "QuantizeLinear and DequantizeLinear nodes take more than 15 % of the result's run time. Fewer changes between "
         "float and integer layers would make it faster.",
+    ),
+    FindingCode(
+        "two_conditions",
+        "info",
+        "Why quantization made it faster, or did not",
+        "Integers are faster under two conditions: the CPU multiplies them faster than floats (measured in the job, in "
+        "the runtime, in products of two matrices and of a matrix by one row), and little time is lost around it "
+        "(nodes that quantize and dequantize, other operators, products that stay float).",
+    ),
+    FindingCode(
+        "runtime_chosen",
+        "info",
+        "Which runtime the figures are of, and how fast the others are",
+        "With the target `auto` both files are timed in every runtime that is installed, interleaved; the result is "
+        "told in the one that is fastest over all batch sizes, the original at each batch size where that is fastest.",
+    ),
+    FindingCode(
+        "runtimes_differ",
+        "advice",
+        "The runtimes answer differently to the same file",
+        "Kernels of another runtime may round elsewhere than the file says. The quality was measured in the runtime of "
+        "the target; in another one it may be another.",
     ),
     # Quality
     FindingCode(
@@ -184,6 +206,13 @@ _CODES = (
         "Weights inside of branches and loops were not compressed",
         "onnxruntime's quantizer makes integers of the main graph, and in dynamic mode of branches that hold their own "
         "weights; what they read from an outer graph, and operators without an integer form, stay as they are.",
+    ),
+    FindingCode(
+        "pruning_goal_missed",
+        "problem",
+        "The network could not be made as small as was asked for",
+        "Outputs, what is protected, and the least share of each layer stay whatever they are worth. Lower `least`, "
+        "protect fewer layers, or leave out whole blocks.",
     ),
     FindingCode(
         "zeros_stored_dense",

@@ -1,6 +1,6 @@
 """How strongly the answers of a network change with each weight: what says which rounding errors hurt."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -19,9 +19,9 @@ _STEP = 1e-3
 _TINY = 1e-12
 
 Inputs = tuple[Tensor, ...]
+Parts = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
 
 
-@torch.enable_grad()
 def diagonal_fisher(
     network: Network, batches: Iterable[Inputs], names: Collection[str], *, task: Task, seed: int
 ) -> dict[str, Tensor]:
@@ -34,15 +34,28 @@ def diagonal_fisher(
 
     Raises `missing_data` without a batch, `non_finite`.
     """
+    return fisher_of(network, batches, names, dict, task=task, seed=seed)
+
+
+@torch.enable_grad()
+def fisher_of(
+    network: Network, batches: Iterable[Inputs], names: Collection[str], parts: Parts, *, task: Task, seed: int
+) -> dict[str, Tensor]:
+    """As `diagonal_fisher`, of numbers that are sums over gradients of weights: `parts` makes them, by any names.
+
+    With w·g summed over a channel that is the square of the gradient of a gate on it. Raises `missing_data` without a
+    batch, `non_finite`.
+    """
     graph, weights = _differentiable(network, names)
     undo, generator = logits_of(network, task), torch.Generator().manual_seed(seed)
-    sums = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
+    sums: dict[str, Tensor] = {}
     count = 0
     for inputs in batches:
         found = _answer(graph, undo, inputs, task)
         loss = _loss_of_draw(found, task, generator)
-        for name, gradient in zip(weights, _gradients(loss, weights), strict=True):
-            sums[name] += gradient.double().square()
+        for name, value in parts(dict(zip(weights, _gradients(loss, weights), strict=True))).items():
+            squared = value.double().square()
+            sums[name] = sums[name] + squared if name in sums else squared
         count += found.shape[0]
     if not count:
         raise ModelpressError("missing_data", "There are no samples to see on which weights the answers depend.")

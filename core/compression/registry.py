@@ -5,11 +5,12 @@ from typing import Any
 
 from core.compression.distill import DISTILL
 from core.compression.method import FileMethod, Method
+from core.compression.prune import PRUNE
 from core.compression.quantize import QUANTIZE, QUANTIZE_FILES
 from core.compression.train import TRAIN
 from core.specs.base import Spec
 
-_METHODS: Mapping[type[Spec], Method[Any]] = {**QUANTIZE, **DISTILL, **TRAIN}
+_METHODS: Mapping[type[Spec], Method[Any]] = {**QUANTIZE, **PRUNE, **DISTILL, **TRAIN}
 
 
 def method_of(spec: Spec) -> Method[Any]:

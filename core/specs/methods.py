@@ -2,10 +2,11 @@
 
 from core.specs.base import Spec
 from core.specs.distill import DISTILL
+from core.specs.prune import PRUNE
 from core.specs.quantize import QUANTIZE
 from core.specs.train import TRAIN
 
-METHODS: tuple[type[Spec], ...] = (*QUANTIZE, *DISTILL, *TRAIN)
+METHODS: tuple[type[Spec], ...] = (*QUANTIZE, *PRUNE, *DISTILL, *TRAIN)
 
 
 def method_name(spec: type[Spec]) -> str:

@@ -10,6 +10,7 @@ from core.specs.distill import BlockDistillation, FeatureDistillation, LogitDist
 from core.specs.levels import BinaryQuantization, LogQuantization, TernaryQuantization
 from core.specs.linear import LinearQuantization
 from core.specs.onnx_quantize import OnnxQuantization
+from core.specs.prune import ChannelPruning, KernelPruning, VectorPruning, WeightPruning
 from core.specs.train import Finetune
 
 Step = Annotated[
@@ -19,6 +20,10 @@ Step = Annotated[
     | BinaryQuantization
     | CodebookQuantization
     | OnnxQuantization
+    | WeightPruning
+    | VectorPruning
+    | KernelPruning
+    | ChannelPruning
     | LogitDistillation
     | FeatureDistillation
     | BlockDistillation
@@ -57,7 +62,11 @@ class Recipe(Asked):
 class Target(Asked):
     """The runtime and the conditions that a result is for and measured under."""
 
-    runtime: Literal["onnxruntime-cpu"] = "onnxruntime-cpu"
+    runtime: Literal["onnxruntime-cpu", "openvino-cpu", "auto"] = Field(
+        "onnxruntime-cpu",
+        description="The runtime that quality, time and memory are measured in. `auto` times every runtime that is "
+        "installed and takes the fastest for the result; `openvino-cpu` needs the extra `openvino` on the workers.",
+    )
     threads: int = Field(1, ge=1, le=64, description="Threads of the runtime.")
     batch_sizes: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
         (1, 32), min_length=1, max_length=8, description="Batch sizes at which latency is measured."

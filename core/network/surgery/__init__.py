@@ -3,7 +3,7 @@
 from core.network.surgery.blocks import Block, find_blocks
 from core.network.surgery.channels import Channels, Group, Member, Protected, resize
 from core.network.surgery.depth import choose_blocks, drop_blocks
-from core.network.surgery.thinning import choose_widths, magnitude, round_width, thin
+from core.network.surgery.thinning import choose_widths, magnitude, outer_groups, round_width, thin
 from core.network.surgery.widths import Costs
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "drop_blocks",
     "find_blocks",
     "magnitude",
+    "outer_groups",
     "resize",
     "round_width",
     "thin",

@@ -96,6 +96,13 @@ def round_width(positions: int, width: float) -> int:
     return min(positions, max(rounded, _SMALLEST))
 
 
+def outer_groups(channels: Channels) -> tuple[Group, ...]:
+    """The groups, but of two that multiply in a dimension only the outer one, as heads of heads and head size."""
+    axes = {group.axis for group in channels.groups}
+    inner = {inside for outside, inside in _find_pairs(channels) if outside in axes}
+    return tuple(group for group in channels.groups if group.axis not in inner)
+
+
 def _best(scores: Tensor, kept: int) -> Tensor:
     """The positions of the highest scores in rising order; of equal ones the first."""
     return scores.sort(descending=True, stable=True).indices[:kept].sort().values

@@ -1,0 +1,20 @@
+"""Pruning: methods that set weights to zero and store the others, or take channels and layers away."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from core.compression.method import Method
+from core.compression.prune.channels import ChannelPruner
+from core.compression.prune.masks import MaskPruner
+from core.specs.base import Spec
+from core.specs.prune import ChannelPruning, KernelPruning, VectorPruning, WeightPruning
+
+_MASKS = MaskPruner()
+
+PRUNE: Mapping[type[Spec], Method[Any]] = {
+    WeightPruning: _MASKS,
+    VectorPruning: _MASKS,
+    KernelPruning: _MASKS,
+    ChannelPruning: ChannelPruner(),
+}
+"""The specs of the family `prune`."""

@@ -1,0 +1,112 @@
+"""What each index of a group of channels is worth: one number an index, (size,), that groups can be compared by."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from core.compression.context import Context
+from core.compression.curvature import fisher_of
+from core.compression.yardstick import input_batches
+from core.errors import ModelpressError
+from core.network.network import Network
+from core.network.surgery import Group
+from core.specs.prune import ChannelCriterion, ChannelPruning
+
+# Samples whose gradients are summed before they are squared.
+_FISHER_BATCH = 4
+_TINY = 1e-30
+
+Worth = dict[Group, Tensor]
+
+
+def weigh_channels(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:
+    """The worth of every index of these groups; raises `missing_data`, `non_finite`."""
+    found = _CRITERIA[spec.criterion](network, groups, spec, context)
+    for group, worth in found.items():
+        if not bool(torch.isfinite(worth).all()):
+            text = f"What the channels of {group.name} are worth is no finite number; another criterion may be."
+            raise ModelpressError("non_finite", text, layer=layer_of(group))
+    return found
+
+
+def layer_of(group: Group) -> str:
+    """The layer whose weight gives a group its name."""
+    return group.members[0].path.rpartition(".")[0]
+
+
+def _by_weights(measure: Callable[[Tensor], Tensor]) -> Callable[..., Worth]:
+    def weigh(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:  # noqa: ARG001  one signature for all criteria
+        # Each weight tensor counts by its own mean, so that layers of all sizes can be compared.
+        return {
+            group: group.score(lambda weight: measure(weight) / measure(weight).mean().clamp_min(_TINY))
+            / _weights_of_an_index(group)
+            for group in groups
+        }
+
+    return weigh
+
+
+def _weights_of_an_index(group: Group) -> float:
+    return max(float(group.score(torch.ones_like).mean()), 1.0)
+
+
+def _geometric_median(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:  # noqa: ARG001  one signature for all criteria
+    """Σ over j of ‖w_i − w_j‖, as a share of its mean (He et al. 2019, arXiv 1811.00250, equation 5)."""
+    found = {}
+    for group in groups:
+        squares = torch.zeros(group.size, group.size, dtype=torch.float64)
+        for member in group.members:
+            if member.is_parameter:
+                rows = _rows_of_indices(member.tensor, member.dim, member.labels, group.size)
+                squares += torch.cdist(rows, rows).square()
+        total = squares.sqrt().sum(1)
+        found[group] = (total / total.mean().clamp_min(_TINY)).float()
+    return found
+
+
+def _rows_of_indices(tensor: Tensor, dim: int, labels: Tensor, size: int) -> Tensor:
+    """All numbers of a weight that belong to each index, (size, numbers), in the order in which they are stored."""
+    taken = labels >= 0
+    rows = tensor.detach().double().movedim(dim, 0).reshape(len(labels), -1)[taken]
+    order = labels[taken].argsort(stable=True)
+    return rows[order].reshape(size, -1)
+
+
+def _by_answers(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:
+    """E[(Σ w·g)²] over the weights that make a channel: the square of its gate's gradient (arXiv 1906.10771, eq. 8)."""
+    dataset = context.needed_dataset()
+    limit = min(spec.samples, dataset.count("calibration"))
+    context.progress(0.1, "Measuring which channels the answers depend on")
+    batches = input_batches(network, dataset, "calibration", limit=limit, batch=_FISHER_BATCH)
+    by_name = {group.name: group for group in groups}
+    makers = {group.name: [each for each in group.members if each.is_parameter] for group in groups}
+    names = sorted({member.path for members in makers.values() for member in members})
+
+    def gates(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = {}
+        for name, group in by_name.items():
+            total = torch.zeros(group.size, dtype=torch.float64)
+            for member in makers[name]:
+                change = (gradients[member.path] * member.tensor.detach()).double()
+                values = change.movedim(member.dim, 0).reshape(len(member.labels), -1).sum(1)
+                total.index_add_(0, member.labels.clamp(min=0), values * (member.labels >= 0))
+            found[name] = total
+        return found
+
+    squares = fisher_of(network, batches, names, gates, task=dataset.task, seed=context.seed)
+    return {by_name[name]: worth for name, worth in squares.items()}
+
+
+def _random(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:  # noqa: ARG001  one signature for all criteria
+    generator = torch.Generator().manual_seed(context.seed)
+    return {group: torch.rand(group.size, generator=generator) for group in groups}
+
+
+_CRITERIA: Mapping[ChannelCriterion, Callable[[Network, Sequence[Group], ChannelPruning, Context], Worth]] = {
+    "l1": _by_weights(torch.abs),
+    "l2": _by_weights(torch.square),
+    "geometric_median": _geometric_median,
+    "fisher": _by_answers,
+    "random": _random,
+}

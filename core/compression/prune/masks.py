@@ -1,0 +1,137 @@
+"""`prune.weights`, `prune.vectors` and `prune.kernels`: weights that go become zero, those that stay are stored."""
+
+from collections.abc import Mapping
+from typing import cast, final
+
+from pydantic import JsonValue
+from torch import Tensor, nn
+
+from core.compression.context import Context
+from core.compression.matrices import PRODUCTS, Product, as_matrix, as_weight
+from core.compression.method import Method, Report
+from core.compression.prune.criteria import weigh
+from core.compression.prune.ranking import Scored, keep_n_of_m, keep_of_all, keep_of_each, keep_of_outputs
+from core.compression.prune.units import units_of
+from core.compression.quantize.candidates import Candidate, find_candidates, put_encodings
+from core.compression.quantize.sensitivity import measure_layers
+from core.errors import ModelpressError
+from core.network.encodings import Dense, Elementwise, Encoding, Masked
+from core.network.network import Network
+from core.specs.prune import MaskPruning, VectorPruning, WeightPruning
+from core.verdict import Sensitivity
+
+
+@final
+class MaskPruner(Method[MaskPruning]):
+    """Ranks weights by a criterion and masks the weakest; what stays keeps its value and its encoding."""
+
+    def apply(self, network: Network, spec: MaskPruning, context: Context) -> tuple[Network, Report]:
+        """Mask the weights; raises `unsupported_layer`, `missing_data`, `non_finite`."""
+        candidates, left_out = _find(network, spec)
+        values = weigh(network, candidates, spec, context)
+        context.progress(0.5, f"Ranking the weights of {len(candidates)} layers")
+        masks = choose_masks(candidates, values, spec)
+        encodings = {each.name: _masked(each, masks[each.name]) for each in candidates}
+        of_layer = {each.path: each.name for each in candidates}
+
+        def build(layers: frozenset[str]) -> Network:
+            return put_encodings(network, {of_layer[path]: encodings[of_layer[path]] for path in layers})
+
+        sensitivities: dict[str, Sensitivity] = {}
+        if context.dataset is not None and context.dataset.count("calibration"):
+            sensitivities = measure_layers(network, build, of_layer, context, span=(0.5, 0.95))
+        shares = {path: _share(masks[name]) for path, name in of_layer.items()}
+        context.log(_tell(masks, left_out))
+        report = Report(
+            layers=tuple(of_layer),
+            sensitivities=sensitivities,
+            plan={"kept": dict[str, JsonValue](shares), "left_out": list[JsonValue](left_out)},
+        )
+        context.progress(1.0, f"{len(candidates)} layers pruned")
+        return build(frozenset(of_layer)), report
+
+
+def choose_masks(
+    candidates: tuple[Candidate, ...], values: Mapping[str, Tensor], spec: MaskPruning
+) -> dict[str, Tensor]:
+    """Of each weight, by name, which numbers stay: booleans in its shape."""
+    layers = {each.name: cast("Product", each.layer) for each in candidates}
+    scored = {}
+    for name, layer in layers.items():
+        worth = _outputs_first(layer, values[name])
+        scored[name] = Scored.of(units_of(spec, worth.shape), worth)
+    scores = {name: each.lamp() if spec.criterion == "lamp" else each.mean for name, each in scored.items()}
+    own = {each.name for each in candidates if each.path in spec.layers}
+    kept: dict[str, Tensor] = {}
+    if spec.ranking == "global" and not (isinstance(spec, WeightPruning) and spec.n):
+        together = {name: score for name, score in scores.items() if name not in own}
+        kept = keep_of_all(together, scored, spec.keep) if together else {}
+    for each in candidates:
+        if each.name not in kept:
+            kept[each.name] = _keep(scores[each.name], each.path, spec)
+    return {name: _stored(layers[name], scored[name].mask(kept[name])) for name in layers}
+
+
+def _keep(score: Tensor, path: str, spec: MaskPruning) -> Tensor:
+    """The units of one weight that stay, where it is ranked by itself."""
+    if isinstance(spec, WeightPruning) and spec.n is not None and spec.m is not None:
+        return keep_n_of_m(score, spec.n, spec.m)
+    if spec.ranking == "output":
+        return keep_of_outputs(score, spec.share_of(path))
+    return keep_of_each(score, spec.share_of(path))
+
+
+def _find(network: Network, spec: MaskPruning) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:
+    """The weights to prune, and layers that could be pruned but for how they are called or stored."""
+    found, left_out = find_candidates(network, spec.protect, takes=spec.takes)
+    suited = [each for each in found if _suits(spec, each.layer)]
+    chosen = tuple(each for each in suited if _can_mask(network.encodings.get(each.name)))
+    if not chosen:
+        raise ModelpressError("unsupported_layer", spec.nothing_left(protected=bool(spec.protect)))
+    unmaskable = {each.path for each in suited} - {each.path for each in chosen}
+    others = {path for path in left_out if _suits(spec, network.graph.get_submodule(path))}
+    return chosen, tuple(sorted(others | unmaskable))
+
+
+def _suits(spec: MaskPruning, layer: nn.Module) -> bool:
+    """Whether a layer has what the spec removes; as `takes_layer` of the spec says it of a description."""
+    if isinstance(spec, WeightPruning):
+        return isinstance(layer, PRODUCTS)
+    if not isinstance(layer, PRODUCTS) or isinstance(layer, nn.Linear):
+        return False
+    least = 2 if isinstance(spec, VectorPruning) else 1
+    return len(layer.kernel_size) >= least and max(layer.kernel_size) > 1
+
+
+def _can_mask(encoding: Encoding | None) -> bool:
+    """Not where each channel has another zero."""
+    return encoding is None or isinstance(encoding, Masked) or (isinstance(encoding, Elementwise) and encoding.maskable)
+
+
+def _outputs_first(layer: Product, values: Tensor) -> Tensor:
+    """A weight, or anything in its shape, as (outputs, inputs of a group, taps …)."""
+    matrix = as_matrix(layer, values).flatten(0, 1)
+    return matrix if isinstance(layer, nn.Linear) else matrix.reshape(len(matrix), -1, *layer.kernel_size)
+
+
+def _stored(layer: Product, values: Tensor) -> Tensor:
+    """The opposite."""
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    return as_weight(layer, values.reshape(groups, len(values) // groups, -1))
+
+
+def _masked(each: Candidate, mask: Tensor) -> Masked:
+    return Masked(mask & (each.weight != 0), Dense(each.weight))
+
+
+def _share(mask: Tensor) -> float:
+    return round(float(mask.double().mean()), 6)
+
+
+def _tell(masks: Mapping[str, Tensor], left_out: tuple[str, ...]) -> str:
+    total = sum(mask.numel() for mask in masks.values())
+    kept = sum(int(mask.sum()) for mask in masks.values())
+    text = f"{kept:,} of {total:,} weights stay ({kept / total:.1%}) in {len(masks)} layers"
+    least = min(masks, key=lambda name: _share(masks[name]))
+    text += f"; {least} keeps the least, {_share(masks[least]):.1%}."
+    return text + (f" Left as they are: {', '.join(left_out)}." if left_out else "")
