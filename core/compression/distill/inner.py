@@ -46,7 +46,8 @@ def relations(found: Tensor, wanted: Tensor) -> Tensor:
         return found.sum() * 0
     loss = DISTANCES * F.smooth_l1_loss(_relative(_distances(one)), _relative(_distances(other)))
     if len(one) > 2:
-        loss = loss + ANGLES * F.smooth_l1_loss(_angles(one), _angles(other))
+        triples = len(one) * (len(one) - 1) * (len(one) - 2)
+        loss = loss + ANGLES * F.smooth_l1_loss(_angles(one), _angles(other), reduction="sum") / triples
     return loss.to(found.dtype)
 
 
@@ -75,10 +76,11 @@ def _relative(distances: Tensor) -> Tensor:
 
 
 def _angles(products: Tensor) -> Tensor:
-    """Cosines of the angles i j k at j of all triples of different samples, (n · (n − 1) · (n − 2),)."""
-    lengths = _distances(products)
-    # (xi − xj) · (xk − xj), by j, i, k.
-    scalar = products[None] - products[:, :, None] - products[:, None] + products.diagonal()[:, None, None]
+    """Cosines of the angles i j k at j, by j, i, k; 0 where two of the samples are the same."""
+    lengths = _distances(products).float()
+    # (xi − xj) · (xk − xj): after the differences, single precision is enough.
+    aside = products.diagonal()[:, None] - products
+    scalar = (products[None] - products[:, :, None] + aside[:, None]).float()
     same = torch.eye(len(products), dtype=torch.bool, device=products.device)
-    kept = ~(same[:, :, None] | same[:, None, :] | same[None])
-    return (scalar / (lengths[:, :, None] * lengths[:, None]))[kept]
+    same = same[:, :, None] | same[:, None, :] | same[None]
+    return (scalar / (lengths[:, :, None] * lengths[:, None])).masked_fill(same, 0.0)
