@@ -102,7 +102,13 @@ _CODES = (
         "Give a smaller `lr`, or a `clip` above 0.",
     ),
     ErrorCode("export_disagrees", Kind.INTERNAL, "The written file computes something else", "Report it with the job."),
-    ErrorCode("runtime_failed", Kind.INTERNAL, "onnxruntime cannot run the file", "Report it with the detail."),
+    ErrorCode("runtime_failed", Kind.INTERNAL, "The runtime cannot run the file", "Report it with the detail."),
+    ErrorCode(
+        "runtime_missing",
+        Kind.INVALID,
+        "The runtime of the target is not installed",
+        "Install the extra `openvino` on the workers, or let `target.runtime` be `onnxruntime-cpu` or `auto`.",
+    ),
     ErrorCode(
         "out_of_memory",
         Kind.INVALID,

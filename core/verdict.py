@@ -38,6 +38,7 @@ class Latency(Shown):
     low_ms: float
     high_ms: float
     histogram: tuple[tuple[float, int], ...] = Field((), description="Left edge in ms and count of each bin.")
+    runtime: str = Field("", description="Name and version of the runtime that was timed.")
 
 
 class Measured(Shown):
@@ -141,6 +142,36 @@ class Conditions(Shown):
     rss_spread_bytes: int = 0
 
 
+class PeakRatio(Shown):
+    """How much faster this CPU multiplies 8-bit integers than floats in the result's runtime; least and most seen."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+class SpeedLimit(Shown):
+    """The speed-up at one batch size that the arithmetic allows, and how much of it was reached.
+
+    `ceiling` counts every multiplication as if it were one of integers, `attainable` those that really are.
+    """
+
+    batch: int
+    ceiling: float
+    attainable: float
+    reached: float = Field(description="Measured speed-up over `ceiling`.")
+
+
+class TwoConditions(Shown):
+    """What decides whether quantization makes a network faster: faster arithmetic, and little time lost around it."""
+
+    gemm: PeakRatio
+    gemv: PeakRatio
+    integer_macs: float = Field(description="Share of multiply-accumulates that integer kernels do.")
+    conversion_share: float = Field(description="Share of the result's time in quantizing and dequantizing nodes.")
+    limits: tuple[SpeedLimit, ...]
+
+
 class Reproduce(Shown):
     """All that is needed to make the same file again."""
 
@@ -162,5 +193,6 @@ class Verdict(Shown):
     itemised_bytes: ItemisedBytes
     layers: tuple[LayerVerdict, ...]
     findings: tuple[Finding, ...]
+    two_conditions: TwoConditions | None = Field(None, description="Null where nothing computes in integers.")
     conditions: Conditions
     reproduce: Reproduce

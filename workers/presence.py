@@ -66,4 +66,6 @@ def _beat(kind: str, sandbox_name: str) -> WorkerBeat:
         pid=os.getpid(),
         sandbox=sandbox_name,
         busy_with=next(iter(_busy), None),
+        # Only who runs jobs measures.
+        facts={system.RUNTIMES: dict(system.runtimes())} if "compute" in kind.split("+") else {},
     )

@@ -10,10 +10,22 @@ from core.measure.onnx_graph import TensorCost, load_graph, trace_tensors
 from core.measure.roles import count_parameters
 from core.measure.runtime import Feed, count_fed
 
-# Where each operator has its weight (the second factor of its products).
-CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+# Where each operator has its weight (the second factor of its products), fused ones of onnxruntime included.
+CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
 TRANSPOSED_CONVOLUTIONS = {"ConvTranspose": 1}
-PRODUCTS = {"MatMul": 0, "MatMulInteger": 0, "QLinearMatMul": 0, "Gemm": 0}
+FIRST_FACTOR = 0
+PRODUCTS = {
+    "MatMul": 1,
+    "FusedMatMul": 1,
+    "MatMulInteger": 1,
+    "MatMulIntegerToFloat": 1,
+    "DynamicQuantizeMatMul": 1,
+    "QLinearMatMul": 3,
+    "Gemm": 1,
+    "FusedGemm": 1,
+    "QGemm": 3,
+}
+WEIGHTS = CONVOLUTIONS | TRANSPOSED_CONVOLUTIONS | PRODUCTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,5 +59,6 @@ def count_macs(node: onnx.NodeProto, tensors: dict[str, TensorCost]) -> int:
         return math.prod(shapes[0]) * math.prod(shapes[TRANSPOSED_CONVOLUTIONS[node.op_type]][1:])
     if node.op_type in PRODUCTS:
         transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-        return out * shapes[PRODUCTS[node.op_type]][0 if transposed else -1]
+        terms = shapes[FIRST_FACTOR]
+        return out * (terms[0] if transposed else terms[-1])
     return 0

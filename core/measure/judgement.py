@@ -7,6 +7,7 @@ from core.findings import make_finding
 from core.measure.latency import LatencyComparison
 from core.measure.measurement import Measurement
 from core.measure.size import MOST_FOR_XZ
+from core.measure.speed_judgement import judge_runtime, judge_speed, say_workspace
 from core.measure.words import METRIC_NAMES, drop, is_significant, say_bytes, say_p, say_signed
 from core.specs.recipe import Constraints
 from core.verdict import Finding
@@ -45,6 +46,8 @@ def judge(
     findings = [
         *limits,
         *(finding for latency in measured.latency for finding in _judge_time(latency)),
+        *judge_speed(measured),
+        *judge_runtime(measured),
         *_judge_noise(measured),
         *_judge_size(measured),
         *_judge_memory(measured),
@@ -165,7 +168,8 @@ def _judge_memory(measured: Measurement) -> Iterator[Finding]:
         yield make_finding(
             "kernel_workspace_dominates",
             f"Planned tensor memory went from {say_bytes(planned_before)} to {say_bytes(planned_after)}, but resident "
-            f"memory {moved}, with a run-to-run spread of {say_bytes(spread)}: kernels take work space of their own.",
+            f"memory {moved}, with a run-to-run spread of {say_bytes(spread)}: "
+            f"{say_workspace(measured, planned_saved - saved)}.",
         )
     elif abs(saved) <= spread:
         yield make_finding(

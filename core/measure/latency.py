@@ -3,7 +3,7 @@
 import gc
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,8 @@ from typing import TypeVar, final
 
 import numpy as np
 
-from core.measure.intervals import Matrix, median_interval, median_ratio_interval
+from core.measure.engine import ONNXRUNTIME, Call, RuntimeName, bind_file, name_runtime
+from core.measure.intervals import Interval, Matrix, median_interval, median_ratio_interval
 from core.measure.runtime import Feed, count_samples, open_session
 from core.verdict import Latency, Speedup
 
@@ -28,30 +29,43 @@ BINS = 16
 TAIL_PERCENT = 99
 NS_PER_MS = 1e6
 
-Call = Callable[[], None]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyComparison:
-    """Latencies at one batch size; `noise_floor` is how far from 1 the ratio of the original to itself may be."""
+    """Latencies at one batch size; `noise_floor` is how far from 1 the ratio of the original to itself may be.
+
+    `others` are the latencies of both files in the runtimes that were not taken, the original's first.
+    """
 
     original: Latency
     result: Latency
     speedup: Speedup
     noise_floor: float
+    others: tuple[tuple[Latency, ...], tuple[Latency, ...]] = ((), ())
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How two files are timed: at least `runs` times each, in the runtimes that are named for each."""
+
+    threads: int
+    runs: int = RUNS
+    originals: tuple[RuntimeName, ...] = (ONNXRUNTIME,)
+    results: tuple[RuntimeName, ...] = (ONNXRUNTIME,)
 
 
 @final
-class _Series:
-    """The timed calls of one file: of each run the median, by block, and every call for the tail."""
+class Series:
+    """The timed calls of one thing: of each run the median, by block, and every call for the tail."""
 
     def __init__(self) -> None:
         self.blocks: list[list[float]] = []
         self.calls: list[int] = []
 
     def open(self, call: Call) -> None:
-        """Begin a block with a fresh session."""
+        """Begin a block with a call that was made for it."""
         self._call = call
         self._repeats = _count_calls(call)
         self.blocks.append([])
@@ -75,6 +89,44 @@ class _Series:
         return np.array(self.blocks)
 
 
+@dataclass(frozen=True, slots=True)
+class TimedPair:
+    """Two files, timed on one feed: the original twice in each of its runtimes, the result once in each of its own."""
+
+    batch: int
+    originals: dict[RuntimeName, tuple[Series, Series]]
+    results: dict[RuntimeName, Series]
+
+    def compare(self, runtime: RuntimeName) -> LatencyComparison:
+        """The result in `runtime` against the original where that is fastest.
+
+        A speedup is significant when its 95 % interval excludes 1 and it is farther from 1 than the noise floor.
+        """
+        baseline = min(self.originals, key=lambda name: _typical(self.originals[name][0]))
+        (before, again), after = (one.runs for one in self.originals[baseline]), self.results[runtime].runs
+        own = ratio_of(before, again)[1]
+        floor = max(abs(own.low - 1), abs(own.high - 1))
+        ratio, interval = ratio_of(before, after)
+        significant = (interval.low > 1 or interval.high < 1) and abs(ratio - 1) > floor
+        originals = {name: _summarise(pair[0], self.batch, name) for name, pair in self.originals.items()}
+        results = {name: _summarise(one, self.batch, name) for name, one in self.results.items()}
+        return LatencyComparison(
+            original=originals.pop(baseline),
+            result=results.pop(runtime),
+            speedup=Speedup(
+                batch=self.batch, ratio=ratio, low=interval.low, high=interval.high, significant=significant
+            ),
+            noise_floor=floor,
+            others=(tuple(originals.values()), tuple(results.values())),
+        )
+
+
+def choose_runtime(pairs: Sequence[TimedPair]) -> RuntimeName:
+    """The runtime in which the result is fastest by the geometric mean over the batch sizes."""
+    names = pairs[0].results
+    return min(names, key=lambda name: sum(math.log(_typical(pair.results[name])) for pair in pairs))
+
+
 def compare_latency(
     original: Path,
     result: Path,
@@ -84,52 +136,64 @@ def compare_latency(
     runs: int = RUNS,
     progress: Callable[[float], None] = lambda _: None,
 ) -> LatencyComparison:
-    """Time both files on `feed`, at least `runs` times each; the caller holds the host's measuring lock.
+    """Time both files on `feed` in onnxruntime; the caller holds the host's measuring lock."""
+    return time_pair(original, result, feed, Schedule(threads, runs), progress).compare(ONNXRUNTIME)
 
-    Each round times original, result and a second session of the original, forwards and backwards in turn, so that
-    drift of the machine falls on all of them. A speedup is significant when its 95 % interval excludes 1 and it is
-    farther from 1 than the noise floor.
+
+def time_pair(
+    original: Path, result: Path, feed: Feed, schedule: Schedule, progress: Callable[[float], None] = lambda _: None
+) -> TimedPair:
+    """Time both files on `feed` in every runtime of the schedule; the caller holds the host's measuring lock.
+
+    Each round times originals, results and second sessions of the originals, forwards and backwards in turn, so that
+    drift of the machine falls on all of them.
     """
-    paths = (original, result, original)
-    series = [_Series() for _ in paths]
-    in_block = math.ceil(runs / BLOCKS)
-    batch = 1
+    files = [
+        *((original, name) for name in schedule.originals),
+        *((result, name) for name in schedule.results),
+        *((original, name) for name in schedule.originals),
+    ]
+    makers = [_maker(path, name, feed, schedule.threads) for path, name in files]
+    series = time_calls(makers, math.ceil(schedule.runs / BLOCKS), progress)
+    count = len(schedule.originals)
+    return TimedPair(
+        batch=count_samples(open_session(original, schedule.threads), feed),
+        originals=dict(zip(schedule.originals, zip(series[:count], series[-count:], strict=True), strict=True)),
+        results=dict(zip(schedule.results, series[count:-count], strict=True)),
+    )
+
+
+def time_calls(
+    makers: Sequence[Callable[[], Call]],
+    runs: int,
+    progress: Callable[[float], None] = lambda _: None,
+    *,
+    blocks: int = BLOCKS,
+) -> list[Series]:
+    """Time what `makers` make anew for each block, `runs` times in each, interleaved."""
+    series = [Series() for _ in makers]
     with _without_collector():
-        for index in range(in_block * BLOCKS):
+        for index in range(runs * blocks):
             # Forwards and backwards in turn: in the rounds of a block, and in opening its sessions.
-            if index % in_block == 0:
-                for one, path in _turn(list(zip(series, paths, strict=True)), index // in_block):
-                    call, batch = _bind(path, feed, threads)
-                    one.open(call)
+            if index % runs == 0:
+                for one, make in _turn(list(zip(series, makers, strict=True)), index // runs):
+                    one.open(make())
             for one in _turn(series, index):
                 one.run()
-            progress((index + 1) / (in_block * BLOCKS))
-    before, after, again = (one.runs for one in series)
-    self_low, self_high = _ratio(before, again)[1:]
-    floor = max(abs(self_low - 1), abs(self_high - 1))
-    ratio, low, high = _ratio(before, after)
-    significant = (low > 1 or high < 1) and abs(ratio - 1) > floor
-    return LatencyComparison(
-        original=_summarise(series[0], batch),
-        result=_summarise(series[1], batch),
-        speedup=Speedup(batch=batch, ratio=ratio, low=low, high=high, significant=significant),
-        noise_floor=floor,
-    )
+            progress((index + 1) / (runs * blocks))
+    return series
+
+
+def _maker(path: Path, runtime: RuntimeName, feed: Feed, threads: int) -> Callable[[], Call]:
+    return lambda: bind_file(runtime, path, feed, threads)
+
+
+def _typical(series: Series) -> float:
+    return float(np.median(series.runs))
 
 
 def _turn(items: list[T], index: int) -> list[T]:
     return items if index % 2 == 0 else items[::-1]
-
-
-def _bind(path: Path, feed: Feed, threads: int) -> tuple[Call, int]:
-    """A call of the runtime on inputs that are bound once, so that Python's share is small, and its samples."""
-    session = open_session(path, threads)
-    binding = session.io_binding()
-    for name, rows in feed.items():
-        binding.bind_cpu_input(name, np.ascontiguousarray(rows))
-    for output in session.get_outputs():
-        binding.bind_output(output.name)
-    return lambda: session.run_with_iobinding(binding), count_samples(session, feed)
 
 
 def _count_calls(call: Call) -> int:
@@ -155,12 +219,12 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _ratio(before: Matrix, after: Matrix) -> tuple[float, float, float]:
-    interval = median_ratio_interval(before, after, seed=0)
-    return float(np.median(before) / np.median(after)), interval.low, interval.high
+def ratio_of(before: Matrix, after: Matrix) -> tuple[float, Interval]:
+    """The ratio of two medians, (blocks, runs) each, with its 95 % interval."""
+    return float(np.median(before) / np.median(after)), median_ratio_interval(before, after, seed=0)
 
 
-def _summarise(series: _Series, batch: int) -> Latency:
+def _summarise(series: Series, batch: int, runtime: RuntimeName) -> Latency:
     runs, calls = series.runs / NS_PER_MS, np.array(series.calls) / NS_PER_MS
     interval = median_interval(runs, seed=0)
     # What is beyond the 99th percentile is counted in the last bin.
@@ -173,4 +237,5 @@ def _summarise(series: _Series, batch: int) -> Latency:
         low_ms=interval.low,
         high_ms=interval.high,
         histogram=tuple((float(edge), int(count)) for edge, count in zip(edges[:-1], counts, strict=True)),
+        runtime=name_runtime(runtime),
     )

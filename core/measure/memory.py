@@ -1,24 +1,21 @@
-"""Memory of an ONNX file in onnxruntime: what its graph plans for, and what a process needs that runs it."""
+"""Memory of an ONNX file: what its graph plans for, and what a process needs that runs it."""
 
 import json
 import statistics
 import subprocess
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import onnx
-
 from core.errors import ModelpressError
-from core.measure.onnx_graph import OnnxGraph, load_graph, trace_tensors
-from core.measure.runtime import Feed, open_session
+from core.measure.engine import ONNXRUNTIME, RuntimeName
+from core.measure.optimised import TracedGraph, trace_optimised
+from core.measure.runtime import Feed, count_samples, open_session, zero_feed
 from core.network.liveness import find_peak
 
 PROBE_SECONDS = 600
-OPTIMISED_NAME = "optimised.onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,24 +30,18 @@ class ProcessMemory:
 
 
 def planned_peak_bytes(model: Path | bytes, feed: Feed) -> int:
+    """The planned peak of a file, run in onnxruntime with `feed`."""
+    return plan_memory(trace_optimised(model, feed))
+
+
+def plan_memory(traced: TracedGraph) -> int:
     """Peak, over the nodes in the order of the file, of the sum of bytes of live tensors that are no constants.
 
     A tensor lives from the node that makes it (an input: from the start) to the last node that reads it (an output: to
-    the end). The graph is the runtime's own after its extended optimisations, so fused operators count as one; the
-    layout optimisations are left out, since they depend on the CPU; where it cannot be run it is the file's own graph.
-    Reuse of memory in place is not counted.
+    the end). Reuse of memory in place is not counted.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / OPTIMISED_NAME
-        open_session(model, 1, optimisation="extended", optimised_to=optimised)
-        graph = load_graph(optimised)
-        try:
-            tensors = trace_tensors(graph, feed)
-        except ModelpressError:
-            # Optimised graphs inside of branches are written so that the runtime cannot always open them again.
-            graph = OnnxGraph(onnx.load_from_string(model)) if isinstance(model, bytes) else load_graph(model)
-            tensors = trace_tensors(graph, feed)
-    sizes = {name: tensor.nbytes for name, tensor in tensors.items()}
+    graph = traced.graph
+    sizes = {name: tensor.nbytes for name, tensor in traced.tensors.items()}
     steps = [(node.input, node.output) for node in graph.nodes]
     return find_peak(steps, sizes, inputs=graph.inputs, outputs=graph.outputs).nbytes
 
@@ -63,16 +54,39 @@ def probe_memory(
     repeats: int = 3,
     sizes: Mapping[str, int] = MappingProxyType({}),
 ) -> tuple[ProcessMemory, ...]:
-    """Measured memory and load time of each file, in fresh processes that take turns; raises `runtime_failed`.
+    """Measured memory and load time of each file in onnxruntime, on zeros; raises `runtime_failed`.
 
     `sizes` has by name what stands for free sizes besides the batch.
     """
-    arguments = (str(batch), str(threads), json.dumps(dict(sizes)))
+    feeds = [zero_feed(open_session(path, threads, optimisation="none"), batch, sizes) for path in paths]
+    return tuple(_summarise(rows, batch) for rows in _take_turns(paths, feeds, Probe(ONNXRUNTIME, threads, repeats)))
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How memory is measured: in which runtime, with how many threads, how often."""
+
+    runtime: RuntimeName
+    threads: int
+    repeats: int = 3
+
+
+def probe_pair(original: Path, result: Path, feed: Feed, probe: Probe) -> tuple[ProcessMemory, ProcessMemory]:
+    """Measured memory and load time of two files on zeros in the shapes of a feed; raises `runtime_failed`."""
+    batch = count_samples(open_session(original, probe.threads, optimisation="none"), feed)
+    before, after = _take_turns((original, result), [feed, feed], probe)
+    return _summarise(before, batch), _summarise(after, batch)
+
+
+def _take_turns(paths: tuple[Path, ...], feeds: Sequence[Feed], probe: Probe) -> list[list[dict[str, float]]]:
+    """What fresh processes answer that take turns, by file."""
     answers: list[list[dict[str, float]]] = [[] for _ in paths]
-    for _ in range(repeats):
-        for index, path in enumerate(paths):
+    for _ in range(probe.repeats):
+        for index, (path, feed) in enumerate(zip(paths, feeds, strict=True)):
+            shapes = {name: [str(rows.dtype), list(rows.shape)] for name, rows in feed.items()}
+            arguments = (probe.runtime, str(probe.threads), json.dumps(shapes))
             answers[index].append(_probe(path, arguments))
-    return tuple(_summarise(rows, batch) for rows in answers)
+    return answers
 
 
 def _probe(path: Path, arguments: tuple[str, ...]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from core.measure.measurement import FileFigures, Measurement
 from core.messages import MetricMessage
-from core.verdict import Change, Conditions, Measured, Verdict
+from core.verdict import Change, Conditions, Measured, TwoConditions, Verdict
 
 Subject = Literal["original", "result", "change"]
 Extra = dict[str, JsonValue]
@@ -33,6 +33,8 @@ def list_metrics(verdict: Verdict, measured: Measurement) -> Iterator[MetricMess
     yield from _of_change(verdict.change, where)
     yield from _of_quality(measured)
     yield from _of_conditions(verdict.conditions)
+    if verdict.two_conditions is not None:
+        yield from _of_two_conditions(verdict.two_conditions, where)
     for name, count in verdict.itemised_bytes.model_dump().items():
         yield _row("result", f"itemised_bytes.{name}", count, unit="B")
     for layer in verdict.layers:
@@ -79,7 +81,7 @@ def _of_file(subject: Subject, file: Measured, figures: FileFigures, where: Extr
             split=quality.split,
         )
     for latency in file.latency:
-        about: Extra = {**where, "batch": latency.batch, "runs": latency.runs}
+        about: Extra = {**where, "batch": latency.batch, "runs": latency.runs, "runtime": latency.runtime}
         ends: Extra = {"low": latency.low_ms, "high": latency.high_ms}
         yield _row(subject, "latency_ms", latency.median_ms, unit="ms", about={**about, **ends})
         yield _row(subject, "latency_p95_ms", latency.p95_ms, unit="ms", about=about)
@@ -121,6 +123,18 @@ def _of_quality(measured: Measurement) -> Iterator[MetricMessage]:
 def _of_conditions(conditions: Conditions) -> Iterator[MetricMessage]:
     yield _row("change", "noise_floor", conditions.noise_floor)
     yield _row("change", "rss_spread_bytes", conditions.rss_spread_bytes, unit="B")
+
+
+def _of_two_conditions(conditions: TwoConditions, where: Extra) -> Iterator[MetricMessage]:
+    for name, peak in (("gemm", conditions.gemm), ("gemv", conditions.gemv)):
+        yield _row(
+            "result", f"peak_ratio.{name}", peak.ratio, unit="×", about={**where, "low": peak.low, "high": peak.high}
+        )
+    yield _row("result", "integer_macs", conditions.integer_macs, about=where)
+    yield _row("result", "conversion_share", conditions.conversion_share, about=where)
+    for limit in conditions.limits:
+        about: Extra = {**where, "batch": limit.batch, "attainable": limit.attainable, "reached": limit.reached}
+        yield _row("result", "speed_ceiling", limit.ceiling, unit="×", about=about)
 
 
 def _row(

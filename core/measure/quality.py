@@ -1,19 +1,19 @@
-"""Quality of two files on the same samples, as onnxruntime answers them."""
+"""Quality of two files on the same samples, as the target runtime answers them."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 from torch import Tensor
 
 from core.data.dataset import Dataset
 from core.description import Task
 from core.errors import ModelpressError
+from core.measure.engine import ONNXRUNTIME, RuntimeName, open_engine
 from core.measure.intervals import (
     PairedTest,
     Vector,
@@ -28,6 +28,8 @@ from core.measure.scores import OF_CLASSES, Answers, Metric, Scores, join, pool,
 from core.verdict import Quality, QualityChange
 
 BATCH = 64
+# On so many batches the answers of another runtime are compared with onnxruntime's.
+COMPARED_BATCHES = 8
 # What is told instead of an infinite ratio when the outputs are equal bit for bit.
 SQNR_OF_EQUAL_DB = 200.0
 SMALLEST_POWER_RATIO = 1e-20
@@ -56,7 +58,8 @@ class Comparison:
 
     `sqnr_db` is the power of the original's outputs over that of the difference; `divergence` is the mean
     Kullback-Leibler divergence of the result's class probabilities from the original's, in nats; `token_accuracy` is
-    that of original and result on text. What does not suit the task is None.
+    that of original and result on text. What does not suit the task is None. `runtime_difference` is how far the
+    result's answers are from onnxruntime's, relative to their size, where another runtime is the target.
     """
 
     original: Quality
@@ -65,6 +68,18 @@ class Comparison:
     sqnr_db: float
     divergence: float | None
     token_accuracy: tuple[float, float] | None
+    runtime_difference: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Two files, and the runtime that both are to answer in."""
+
+    original: Path
+    result: Path
+    threads: int
+    runtime: RuntimeName = ONNXRUNTIME
+    seed: int = 0
 
 
 def compare_quality(
@@ -76,6 +91,11 @@ def compare_quality(
     progress: Callable[[float], None] = lambda _: None,
     seed: int = 0,
 ) -> Comparison:
+    """Compare what both files answer in onnxruntime."""
+    return compare_answers(Sides(original, result, threads, seed=seed), dataset, progress)
+
+
+def compare_answers(sides: Sides, dataset: Dataset, progress: Callable[[float], None] = lambda _: None) -> Comparison:
     """Run both files over the evaluation split in one pass; raises `missing_data` without one, `non_finite`.
 
     With labels the metric is accuracy (Wilson interval, McNemar's exact test), or with a paired bootstrap over samples
@@ -84,25 +104,66 @@ def compare_quality(
     embeddings, or the mean of ‖result − original‖/‖original‖.
     """
     metric = choose_metric(dataset)
-    before_session, after_session = open_session(original, threads), open_session(result, threads)
-    batch_size = fixed_batch(before_session) or BATCH
-    total, probabilities = max(dataset.count("evaluation"), 1), gives_probabilities(original, metric)
+    original, result = (_Answering(path, sides) for path in (sides.original, sides.result))
+    size = original.batch
+    total, probabilities = max(dataset.count("evaluation"), 1), gives_probabilities(sides.original, metric)
     parts: list[Scores] = []
-    for index, batch in enumerate(dataset.batches("evaluation", batch_size)):
+    for index, batch in enumerate(dataset.batches("evaluation", size)):
         feed = _feed(batch.inputs)
-        before, after = (_answer(session, feed, batch_size) for session in (before_session, after_session))
+        before, after = original.answer(feed, size), result.answer(feed, size)
         if not np.isfinite(after).all():
             raise ModelpressError("non_finite", f"The result answers NaN or infinity in evaluation batch {index}.")
         pair = None
         if metric == "spearman" and batch.pair is not None:
             other = _feed(batch.pair)
-            sides = (_answer(session, other, batch_size) for session in (before_session, after_session))
-            first, second = (pool(side, other) for side in sides)
-            pair = (first, second)
+            pair = pool(original.answer(other, size), other), pool(result.answer(other, size), other)
         labels = None if batch.labels is None else batch.labels.numpy()
         parts.append(score(metric, Answers(before, after, labels, feed, pair, probabilities)))
-        progress(min((index + 1) * batch_size / total, 1.0))
-    return _conclude(metric, _finish(metric, join(parts)), seed)
+        if index < COMPARED_BATCHES:
+            result.compare(feed, after, size)
+        progress(min((index + 1) * size / total, 1.0))
+    compared = _conclude(metric, _finish(metric, join(parts)), sides.seed)
+    return replace(compared, runtime_difference=result.difference)
+
+
+@final
+class _Answering:
+    """One file in the runtime that is the target, and in onnxruntime, which knows its inputs."""
+
+    def __init__(self, path: Path, sides: Sides) -> None:
+        self._session = open_session(path, sides.threads)
+        self._engine = None if sides.runtime == ONNXRUNTIME else open_engine(sides.runtime, path, sides.threads)
+        self._power = self._apart = 0.0
+
+    @property
+    def batch(self) -> int:
+        """The samples of a call."""
+        return fixed_batch(self._session) or BATCH
+
+    @property
+    def difference(self) -> float | None:
+        """How far the runtimes' answers are apart, as a share of their size (root mean square); None for one."""
+        return None if self._engine is None or not self._power else math.sqrt(self._apart / self._power)
+
+    def answer(self, feed: Feed, size: int) -> Array:
+        """The first output; a file bound to its batch size gets the last samples repeated, the surplus is cut off."""
+        count = count_samples(self._session, feed)
+        full = self._filled(feed, count, size)
+        first = run_session(self._session, full)[0] if self._engine is None else self._engine.run(full)[0]
+        return first[:count]
+
+    def compare(self, feed: Feed, answer: Array, size: int) -> None:
+        """Note how far `answer` is from what onnxruntime says."""
+        if self._engine is None:
+            return
+        count = count_samples(self._session, feed)
+        wanted = run_session(self._session, self._filled(feed, count, size))[0][:count].astype(np.float64)
+        self._power += float(np.square(wanted).sum())
+        self._apart += float(np.square(answer - wanted).sum())
+
+    def _filled(self, feed: Feed, count: int, size: int) -> Feed:
+        bound = count < size and fixed_batch(self._session) is not None
+        return repeat_samples(self._session, feed, size) if bound else feed
 
 
 def choose_metric(dataset: Dataset) -> Metric:
@@ -128,14 +189,6 @@ def _finish(metric: Metric, scores: Scores) -> Scores:
         original=spearman_terms(scores.original, scores.given),
         result=spearman_terms(scores.result, scores.given),
     )
-
-
-def _answer(session: ort.InferenceSession, feed: Feed, batch_size: int) -> Array:
-    """The first output; a file bound to its batch size gets the last samples repeated, and the surplus is cut off."""
-    n = count_samples(session, feed)
-    if n < batch_size and fixed_batch(session) is not None:
-        feed = repeat_samples(session, feed, batch_size)
-    return run_session(session, feed)[0][:n]
 
 
 def _conclude(metric: Metric, scores: Scores, seed: int) -> Comparison:

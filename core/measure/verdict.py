@@ -4,9 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import onnxruntime as ort
-
 from core.data.dataset import Dataset
+from core.measure.engine import name_runtime
 from core.measure.host import describe_host
 from core.measure.judgement import judge
 from core.measure.measurement import FileFigures, Measurement, Pair, Progress, measure
@@ -67,7 +66,7 @@ def measure_and_judge(
         result=request.result,
         dataset=request.dataset,
         target=request.target,
-        layers=tuple(layer.name for layer in request.layers),
+        encodings={layer.name: layer.encoding for layer in request.layers},
         lock_path=request.lock_path,
         runs=request.runs,
         seed=request.seed,
@@ -99,6 +98,7 @@ def measure_and_judge(
             layer.model_copy(update={"share_of_time": measured.shares.layers[layer.name]}) for layer in request.layers
         ),
         findings=judgement.findings,
+        two_conditions=measured.speed.conditions if measured.speed else None,
         conditions=_describe_conditions(measured, request.target),
         reproduce=request.reproduce,
     )
@@ -140,7 +140,7 @@ def _describe_change(measured: Measurement) -> Change:
 def _describe_conditions(measured: Measurement, target: Target) -> Conditions:
     host = describe_host()
     return Conditions(
-        runtime=f"onnxruntime {ort.__version__}",
+        runtime=name_runtime(measured.runtime),
         threads=target.threads,
         cpu=host.cpu,
         flags=host.flags,

@@ -1,5 +1,7 @@
 """Numbers and facts in plain words, as findings and the verdict's sentence say them."""
 
+from collections.abc import Iterable
+
 from core.verdict import Change, Quality, QualityChange
 
 SIGNIFICANCE = 0.05
@@ -41,6 +43,12 @@ def say_p(p: float) -> str:
 def say_signed(value: float) -> str:
     """With its sign; a minus is U+2212."""
     return f"{value:+.4f}".replace("-", "−")
+
+
+def say_list(items: Iterable[str]) -> str:
+    """One after the other, with `and` before the last."""
+    every = list(items)
+    return " and ".join([", ".join(every[:-1]), every[-1]] if len(every) > 1 else every)
 
 
 def is_significant(change: QualityChange) -> bool:

@@ -67,6 +67,7 @@ class Worker(Shown):
     sandbox: str
     busy_with: str | None
     heartbeat_at: datetime
+    runtimes: dict[str, str] = Field({}, description="Versions of the runtimes that it can measure in.")
 
 
 class Host(Shown):

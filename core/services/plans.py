@@ -11,7 +11,7 @@ from core.database.tables import DatasetRow, JobRow, ModelRow
 from core.description import DatasetDescription, ModelDescription
 from core.errors import ModelpressError
 from core.resources.job import DryRun, JobCreate, Objection, PlannedStep, Range
-from core.services import datasets, estimates, models, replays
+from core.services import datasets, estimates, models, replays, system
 from core.services.data_inputs import object_to_inputs
 from core.services.file_sizes import object_to_sizes
 from core.services.tenancy import Lock, get_owned
@@ -37,6 +37,8 @@ class Ingredients:
     dataset_description: DatasetDescription | None
     others: Mapping[str, ModelRow]
     planned: JobRow | None = None
+    # The packages of the runtimes that workers have; None while no worker has told.
+    runtimes: frozenset[str] | None = None
 
     def other_descriptions(self) -> dict[str, ModelDescription]:
         """What is known of the other models that are ready, by id."""
@@ -57,7 +59,8 @@ def gather(session: Session, tenant: str, asked: JobCreate, *, lock: Lock = "non
     with _pointing("/plan"):
         planned = replays.find_planned(session, tenant, asked)
     found = datasets.description_of(dataset) if dataset else None
-    return Ingredients(model, dataset, models.description_of(model), found, others, planned)
+    runtimes = system.offered_runtimes(session)
+    return Ingredients(model, dataset, models.description_of(model), found, others, planned, runtimes)
 
 
 @contextmanager
@@ -142,6 +145,7 @@ def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]
         yield from object_to_inputs(model, data)
     yield from _object_to_constraints(asked, data)
     yield from _object_to_batches(asked, model)
+    yield from _object_to_runtime(asked, ingredients.runtimes)
     yield from _advise(asked, ingredients)
 
 
@@ -240,6 +244,19 @@ def _object_to_batches(asked: JobCreate, model: ModelDescription) -> Iterator[Ob
         text=f"The model runs at batch {size} only{reason}.",
         repair=({"op": "add", "path": "/target", "value": _target_at(asked, size)},),
     )
+
+
+def _object_to_runtime(asked: JobCreate, offered: frozenset[str] | None) -> Iterator[Objection]:
+    """A worker that starts later may have it, so nothing is said while none has told what it has."""
+    if asked.target.runtime == "openvino-cpu" and offered is not None and "openvino" not in offered:
+        text = "No worker has OpenVINO. Install the extra `openvino` on one, or choose another runtime."
+        yield Objection(
+            pointer="/target/runtime",
+            severity="blocks",
+            code="runtime_missing",
+            text=text,
+            repair=({"op": "replace", "path": "/target/runtime", "value": "onnxruntime-cpu"},),
+        )
 
 
 def _target_at(asked: JobCreate, size: int) -> dict[str, JsonValue]:

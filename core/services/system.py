@@ -18,6 +18,8 @@ from core.services import deliveries
 from core.settings import settings
 from core.states import InspectionState, JobState
 
+# Among the facts of a worker, the versions of what it can measure in.
+RUNTIMES = "runtimes"
 _CPU_INFO = Path("/proc/cpuinfo")
 _GPUS = Path("/proc/driver/nvidia/gpus")
 # The instruction sets that decide how fast integer kernels are.
@@ -86,12 +88,18 @@ def runner_threads() -> int:
 def runtimes() -> dict[str, str]:
     """The versions of what results are made for and with; nothing is imported for it."""
     found = {}
-    for name in ("onnxruntime", "onnx", "torch"):
+    for name in ("onnxruntime", "openvino", "onnx", "torch"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
     return found
+
+
+def offered_runtimes(session: Session) -> frozenset[str] | None:
+    """What the workers that are alive can measure in; None while none has told."""
+    told = [facts[RUNTIMES] for facts in session.scalars(select(WorkerRow.facts)) if RUNTIMES in facts]
+    return frozenset().union(*told) if told else None
 
 
 def _waiting(session: Session) -> dict[str, int]:
@@ -131,4 +139,5 @@ def _show(row: WorkerRow) -> Worker:
         sandbox=row.sandbox,
         busy_with=row.busy_with,
         heartbeat_at=row.heartbeat_at,
+        runtimes={name: str(version) for name, version in row.facts.get(RUNTIMES, {}).items()},
     )

@@ -179,7 +179,7 @@ def test_memory_of_a_fresh_process_grows_with_the_file(linear_file):
 
 def test_a_file_that_cannot_run_is_an_error_with_a_sentence(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"not a model")
-    with pytest.raises(ModelpressError, match="measures memory failed") as caught:
+    with pytest.raises(ModelpressError, match="cannot open the file") as caught:
         probe_memory((tmp_path / "broken.onnx",), batch=1, threads=1, repeats=1)
     assert caught.value.code == "runtime_failed"
     with pytest.raises(ModelpressError) as caught:

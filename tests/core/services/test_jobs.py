@@ -8,7 +8,8 @@ from core.database.tables import JobRow, OutboxRow, WebhookRow
 from core.description import SplitDescription, TensorDescription
 from core.errors import ModelpressError
 from core.resources.model import Rename
-from core.services import jobs, models, stream
+from core.services import jobs, models, stream, system
+from core.services.system import WorkerBeat
 from core.states import JobState
 from tests.core.services.makers import (
     ask,
@@ -121,6 +122,18 @@ def test_missing_data_blocks(tenant: str) -> None:
     bare = make_dataset(tenant, described_dataset(splits={"train": SplitDescription(samples=9, labelled=True)}))
     assert objections(tenant, model, bare) == []
     assert objections(tenant, model, bare, constraints={"max_drop": 0.1}) == [("missing_data", "/constraints/max_drop")]
+
+
+def test_a_runtime_that_no_worker_has_blocks(tenant: str) -> None:
+    model, dataset, target = make_model(tenant), make_dataset(tenant), {"runtime": "openvino-cpu"}
+    assert objections(tenant, model, dataset, target=target) == []  # no worker has told what it has
+    for packages, found in ((["onnxruntime"], [("runtime_missing", "/target/runtime")]), (["openvino"], [])):
+        facts = {system.RUNTIMES: dict.fromkeys(packages, "1.0")}
+        with transaction() as session:
+            beat = WorkerBeat(id="one", kind="compute", host="here", pid=7, sandbox="none", facts=facts)
+            system.beat(session, beat)
+        assert objections(tenant, model, dataset, target=target) == found
+        assert objections(tenant, model, dataset, target={"runtime": "auto"}) == []
 
 
 def test_a_job_without_data_is_warned_of_drawn_inputs(tenant: str) -> None:

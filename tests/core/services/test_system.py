@@ -47,6 +47,19 @@ def test_one_worker_without_a_sandbox_is_shown(database: str) -> None:
         assert system.system(session).sandbox == "none"
 
 
+def test_workers_show_the_runtimes_that_they_measure_in(database: str) -> None:
+    with transaction() as session:
+        assert system.offered_runtimes(session) is None  # nobody has told
+    beat("one", facts={"runtimes": {"onnxruntime": "1.32.0"}})
+    beat("two", kind="dispatch")
+    with transaction() as session:
+        assert system.offered_runtimes(session) == {"onnxruntime"}
+        assert [worker.runtimes for worker in system.system(session).workers] == [{"onnxruntime": "1.32.0"}, {}]
+    beat("three", facts={"runtimes": {"onnxruntime": "1.32.0", "openvino": "2026.4.1"}})
+    with transaction() as session:
+        assert system.offered_runtimes(session) == {"onnxruntime", "openvino"}
+
+
 def test_the_host_is_described(database: str) -> None:
     with transaction() as session:
         shown = system.system(session)

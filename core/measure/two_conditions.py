@@ -1,0 +1,85 @@
+"""The two conditions on which quantization makes a network faster: faster arithmetic, and little time lost around it.
+
+The first is a roofline (Williams, Waterman and Patterson 2009) of two kinds of products: of matrices, which arithmetic
+limits, and of a matrix by few rows, which the way of the weights from memory limits.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from core.measure.kernels import Kernel, integer_share
+from core.measure.profile import find_layer
+from core.measure.roofline import Peak, Roofline
+from core.verdict import SpeedLimit, Speedup, TwoConditions
+
+# Products of so many rows take as long as of one, since their weights are read once for all.
+FEW_ROWS = 4
+
+Why = Literal["activations", "float_weight", "no_kernel"]
+FLOAT_ENCODINGS = frozenset({"float32", "dense", "float16", "bfloat16"})
+
+
+@dataclass(frozen=True, slots=True)
+class FloatProducts:
+    """Products that stay float for one reason, by the layers that they belong to, with their share of all.
+
+    They are of two activations, of a weight that is stored in floats, or of one whose integers no kernel takes.
+    """
+
+    why: Why
+    layers: tuple[str, ...]
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """The products of a result, traced at `batch` samples, and the roofline of the runtime that computes them."""
+
+    kernels: tuple[Kernel, ...]
+    batch: int
+    roofline: Roofline
+
+    def weigh(self, speedups: Sequence[Speedup], conversions: float) -> TwoConditions:
+        """Both conditions in numbers, with the limit at each batch size that was timed."""
+        return TwoConditions(
+            gemm=self.roofline.gemm.ratio,
+            gemv=self.roofline.gemv.ratio,
+            integer_macs=integer_share(self.kernels),
+            conversion_share=conversions,
+            limits=tuple(self._limit(speedup) for speedup in speedups),
+        )
+
+    def _limit(self, speedup: Speedup) -> SpeedLimit:
+        single = whole = real = 0.0
+        for kernel in self.kernels:
+            peak = self._peak(kernel, speedup.batch)
+            before, after = kernel.macs / peak.float_rate, kernel.macs / peak.integer_rate
+            single += before
+            whole += after
+            real += after if kernel.integer else before
+        ceiling, attainable = (single / whole, single / real) if single else (1.0, 1.0)
+        return SpeedLimit(batch=speedup.batch, ceiling=ceiling, attainable=attainable, reached=speedup.ratio / ceiling)
+
+    def _peak(self, kernel: Kernel, batch: int) -> Peak:
+        few = kernel.rows * batch <= FEW_ROWS * self.batch
+        return self.roofline.gemv if few else self.roofline.gemm
+
+
+def list_float_products(kernels: Sequence[Kernel], encodings: Mapping[str, str]) -> tuple[FloatProducts, ...]:
+    """What is not computed in integers and why, the most first; `encodings` are those of the layers by name."""
+    total = max(sum(kernel.macs for kernel in kernels), 1)
+    macs: dict[Why, int] = {}
+    layers: dict[Why, dict[str, None]] = {}
+    for kernel in kernels:
+        if kernel.integer:
+            continue
+        layer = find_layer(kernel.names, tuple(encodings))
+        stored = encodings.get(layer, "float32") if layer is not None else "float32"
+        why: Why = "no_kernel" if stored not in FLOAT_ENCODINGS else "float_weight"
+        why = why if kernel.weighted else "activations"
+        macs[why] = macs.get(why, 0) + kernel.macs
+        if layer is not None and kernel.weighted:
+            layers.setdefault(why, {})[layer] = None
+    ranked = sorted(macs, key=lambda why: -macs[why])
+    return tuple(FloatProducts(why, tuple(layers.get(why, ())), macs[why] / total) for why in ranked)
