@@ -156,8 +156,9 @@ def _expand_activation(module: fx.GraphModule, node: fx.Node, grid: ActivationGr
         scale, zero = graph.get_attr(f"{node.target}.scale"), graph.get_attr(f"{node.target}.zero_point")
         integers = graph.call_function(operators.QUANTIZE, (node.args[0], scale, zero))
         if grid.bits < BYTE_BITS:
-            module.get_submodule(str(node.target)).register_buffer("top", torch.tensor(grid.top, dtype=torch.uint8))
-            integers = graph.call_function(operators.CLIP, (integers, graph.get_attr(f"{node.target}.top")))
+            # A grid may stand in more than one place.
+            module.get_submodule(str(node.target))._buffers["most"] = torch.tensor(grid.top, dtype=torch.uint8)
+            integers = graph.call_function(operators.CLIP, (integers, graph.get_attr(f"{node.target}.most")))
         value = graph.call_function(operators.DEQUANTIZE, (integers, scale, zero, 0))
     node.replace_all_uses_with(value)
     graph.erase_node(node)

@@ -65,7 +65,7 @@ class ActivationGrid(Asked):
         description="Bits of an activation. Below 8, 8-bit integers that use fewer levels; 16 bits have no kernels: "
         "layers run on floats that are rounded before, which takes longer than floats alone.",
     )
-    symmetric: bool = Field(False, description="Around zero, at the cost of half the levels where nothing is negative.")
+    symmetric: bool = Field(False, description="Around zero; where nothing is negative, from zero upwards.")
     scale: Scale = Field("float", description="power_of_two: with the exponent of the least squared error.")
     mode: Literal["static", "dynamic"] = Field(
         "static",

@@ -23,8 +23,8 @@ Range = tuple[float, float]
 def choose_range(histogram: Histogram, calibration: Calibration, asked: ActivationGrid = USUAL) -> Range:
     """The range by the criterion of `calibration.method`; it always holds zero.
 
-    Of a symmetric grid it is one whose zero lies in the middle, of one with a power of two as its scale one that has
-    the exponent of the least squared error.
+    A symmetric grid has its zero in the middle, or at the end where nothing is negative; one with a power of two as its
+    scale has the exponent of the least squared error.
     """
     if not histogram.counts.any():
         return 0.0, 0.0
@@ -36,20 +36,22 @@ def choose_range(histogram: Histogram, calibration: Calibration, asked: Activati
     if ends[0] == ends[1]:
         return ends
     if asked.symmetric:
-        ends = _symmetric(max(-ends[0], ends[1]), levels)
+        ends = _symmetric(ends[0], ends[1], levels)
     return _power_of_two(histogram, ends, levels) if asked.scale == "power_of_two" else ends
 
 
-def _symmetric(magnitude: float, levels: int) -> Range:
-    """The range of a grid whose zero is its middle integer and that holds ± the magnitude."""
-    scale = magnitude / (levels // 2 - 1)
+def _symmetric(low: float, high: float, levels: int) -> Range:
+    """The range of a grid whose zero is its middle integer, or its first where nothing is negative."""
+    if low >= 0.0:
+        return 0.0, high
+    scale = max(-low, high) / (levels // 2 - 1)
     return -(levels // 2) * scale, (levels // 2 - 1) * scale
 
 
 def _symmetric_mse(histogram: Histogram, levels: int) -> Range:
     low, high = _minmax(histogram)
     values, weights = _distribution(histogram)
-    ranges = [_symmetric(max(-low, high) * share, levels) for share in _CANDIDATES]
+    ranges = [_symmetric(low * share, high * share, levels) for share in _CANDIDATES]
     return min(ranges, key=lambda ends: _squared_error(values, weights, ends, levels))
 
 
