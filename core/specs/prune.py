@@ -257,4 +257,46 @@ class ChannelPruning(Spec):
         return Capability(ok=True, layers=weighty)
 
 
-PRUNE: tuple[type[Spec], ...] = (WeightPruning, VectorPruning, KernelPruning, ChannelPruning)
+class LayerPruning(Spec):
+    """Whole residual blocks or transformer layers are left out, those first without which the answers change least.
+
+    Every block is tried: what is left is an ordinary network of fewer layers. Let training follow.
+    """
+
+    title: ClassVar[str] = "Pruning of layers"
+    family: ClassVar[Family] = "prune"
+    needs: ClassVar[Needs] = Needs(data=True, labels=False, training=False, synthetic=True)
+    example: ClassVar[dict[str, object]] = {"method": "prune.layers", "keep": 0.75}
+    works_on: ClassVar[WorksOn] = "network"
+
+    method: Literal["prune.layers"] = "prune.layers"
+    keep: Share = Field(0.75, description="Share of the blocks that stays; at least one goes and one stays.")
+    criterion: Literal["answers", "even"] = Field(
+        "answers",
+        description="answers: what the answers lose in signal to noise without the block, tried anew after each one "
+        "that goes. even: spread over the depth (arXiv 1910.01108, section 3).",
+    )
+    samples: int = Field(256, ge=1, le=100_000, description="Samples of a trial, in samples.")
+    protect: tuple[str, ...] = Field((), description="Names of blocks that stay, as the log and the plan have them.")
+
+    def calibration_samples(self) -> int:
+        """None where blocks are spread evenly."""
+        return self.samples if self.criterion == "answers" else 0
+
+    def requires(self, description: ModelDescription) -> Capability:
+        """A network; whether it has blocks is seen in its graph."""
+        if description.mode == "onnx_only":
+            return Capability(
+                ok=False, why=f"The file could not be read as a network, so it cannot be pruned: {description.why}"
+            )
+        weighty = tuple(layer.name for layer in description.layers if layer.parameters)
+        if len(weighty) < 2:
+            return Capability(ok=False, why="A network of one layer has no block that could be left out.")
+        return Capability(ok=True, layers=weighty)
+
+    def weight_bits(self, layer: LayerDescription) -> Bits:  # noqa: ARG002  of all layers together
+        """Of the weights that a layer had, about the share that is asked for."""
+        return _FLOAT_BITS * self.keep / 4, _FLOAT_BITS
+
+
+PRUNE: tuple[type[Spec], ...] = (WeightPruning, VectorPruning, KernelPruning, ChannelPruning, LayerPruning)

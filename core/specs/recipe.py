@@ -10,7 +10,7 @@ from core.specs.distill import BlockDistillation, FeatureDistillation, LogitDist
 from core.specs.levels import BinaryQuantization, LogQuantization, TernaryQuantization
 from core.specs.linear import LinearQuantization
 from core.specs.onnx_quantize import OnnxQuantization
-from core.specs.prune import ChannelPruning, KernelPruning, VectorPruning, WeightPruning
+from core.specs.prune import ChannelPruning, KernelPruning, LayerPruning, VectorPruning, WeightPruning
 from core.specs.train import Finetune
 
 Step = Annotated[
@@ -24,6 +24,7 @@ Step = Annotated[
     | VectorPruning
     | KernelPruning
     | ChannelPruning
+    | LayerPruning
     | LogitDistillation
     | FeatureDistillation
     | BlockDistillation

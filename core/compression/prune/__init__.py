@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from core.compression.method import Method
+from core.compression.prune.blocks import LayerPruner
 from core.compression.prune.channels import ChannelPruner
 from core.compression.prune.masks import MaskPruner
 from core.specs.base import Spec
-from core.specs.prune import ChannelPruning, KernelPruning, VectorPruning, WeightPruning
+from core.specs.prune import ChannelPruning, KernelPruning, LayerPruning, VectorPruning, WeightPruning
 
 _MASKS = MaskPruner()
 
@@ -16,5 +17,6 @@ PRUNE: Mapping[type[Spec], Method[Any]] = {
     VectorPruning: _MASKS,
     KernelPruning: _MASKS,
     ChannelPruning: ChannelPruner(),
+    LayerPruning: LayerPruner(),
 }
 """The specs of the family `prune`."""

@@ -63,16 +63,27 @@ def write_small_job(folder: Path) -> SmallJob:
     return SmallJob(model, data)
 
 
+class _Small(nn.Module):
+    """Two convolutions, two residual ones, a product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 6, 3, 2, 1), nn.Conv2d(6, 8, 3, 2, 1)
+        self.res1, self.res2 = nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1)
+        self.fc = nn.Linear(8 * 16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv2(torch.relu(self.conv1(x))))
+        for layer in (self.res1, self.res2):
+            x = x + torch.relu(layer(x))
+        found: Tensor = self.fc(x.flatten(1))
+        return found
+
+
 def _train(x: Tensor, y: Tensor) -> dict[str, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = nn.Sequential()
-        network.add_module("conv1", nn.Conv2d(1, 6, 3, 2, 1))
-        network.add_module("relu1", nn.ReLU())
-        network.add_module("conv2", nn.Conv2d(6, 8, 3, 2, 1))
-        network.add_module("relu2", nn.ReLU())
-        network.add_module("flatten", nn.Flatten())
-        network.add_module("fc", nn.Linear(8 * 16, 10))
+        network = _Small()
         optimiser = torch.optim.Adam(network.parameters(), 5e-3)
         for _ in range(60):
             optimiser.zero_grad()
@@ -82,15 +93,17 @@ def _train(x: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 def _write(weights: dict[str, Tensor], path: Path) -> None:
-    window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}
-    nodes = [
-        helper.make_node("Conv", ["x", "conv1.weight", "conv1.bias"], ["a"], name="conv1", **window),
-        helper.make_node("Relu", ["a"], ["b"]),
-        helper.make_node("Conv", ["b", "conv2.weight", "conv2.bias"], ["c"], name="conv2", **window),
-        helper.make_node("Relu", ["c"], ["d"]),
-        helper.make_node("Flatten", ["d"], ["e"]),
-        helper.make_node("Gemm", ["e", "fc.weight", "fc.bias"], ["y"], name="fc", transB=1),
-    ]
+    nodes, last = [], "x"
+    for name, stride in (("conv1", 2), ("conv2", 2), ("res1", 1), ("res2", 1)):
+        window = {"kernel_shape": [3, 3], "strides": [stride, stride], "pads": [1, 1, 1, 1]}
+        taken = [last, f"{name}.weight", f"{name}.bias"]
+        nodes.append(helper.make_node("Conv", taken, [f"{name}.y"], name=name, **window))
+        nodes.append(helper.make_node("Relu", [f"{name}.y"], [f"{name}.relu"]))
+        if stride == 1:
+            nodes.append(helper.make_node("Add", [last, f"{name}.relu"], [f"{name}.sum"]))
+        last = nodes[-1].output[0]
+    nodes.append(helper.make_node("Flatten", [last], ["flat"]))
+    nodes.append(helper.make_node("Gemm", ["flat", "fc.weight", "fc.bias"], ["y"], name="fc", transB=1))
     graph = helper.make_graph(
         nodes,
         "small",
