@@ -4,16 +4,19 @@ import pytest
 
 from core.findings import make_finding
 from core.measure.costs import Costs
+from core.measure.engine import ONNXRUNTIME, OPENVINO, name_runtime
 from core.measure.judgement import judge
+from core.measure.kernels import Kernel
 from core.measure.latency import LatencyComparison
-from core.measure.measurement import FileFigures, Measurement
+from core.measure.measurement import FileFigures, Measurement, Speed
 from core.measure.memory import ProcessMemory
 from core.measure.profile import TimeShares
 from core.measure.quality import Comparison
 from core.measure.size import Size
+from core.measure.two_conditions import FloatProducts
 from core.measure.words import say_bytes, say_ratio, say_signed, write_sentence
 from core.specs.recipe import Constraints
-from core.verdict import Change, Latency, Quality, QualityChange, Speedup
+from core.verdict import Change, Latency, PeakRatio, Quality, QualityChange, SpeedLimit, Speedup, TwoConditions
 
 MB = 1_000_000
 
@@ -215,3 +218,72 @@ def test_a_file_that_was_too_large_for_xz_is_named():
     assert "3.0 GB" in found.text
     assert "268.4 MB" in found.text
     assert "xz_not_measured" not in [finding.code for finding in judge(GOOD, Constraints()).findings]
+
+
+CONDITIONS = TwoConditions(
+    gemm=PeakRatio(ratio=3.6, low=3.5, high=3.7),
+    gemv=PeakRatio(ratio=2.5, low=2.4, high=2.6),
+    integer_macs=0.89,
+    conversion_share=0.09,
+    limits=(SpeedLimit(batch=1, ceiling=3.5, attainable=2.8, reached=0.57),),
+)
+FLOATS = (FloatProducts("activations", (), 0.08), FloatProducts("no_kernel", ("a", "b", "c", "d", "e"), 0.03))
+QUANTIZED = replace(
+    GOOD,
+    speed=Speed(CONDITIONS, FLOATS),
+    shares=TimeShares({}, 0.09, 0.5, {"Softmax": 0.2, "Transpose": 0.15, "Add": 0.06}),
+)
+
+
+def test_both_conditions_are_told_in_one_sentence():
+    assert text(QUANTIZED, "two_conditions") == (
+        "The result is 2.00× as fast at batch 1 (57 % of the most that integers could give): (1) in "
+        f"{name_runtime(ONNXRUNTIME)} this CPU multiplies 8-bit integers 3.6× (3.5 to 3.7) as fast as floats between "
+        "matrices and 2.5× (2.4 to 2.6) by single rows, and 89 % of the multiply-adds are of integers, allowing 2.8× "
+        "at batch 1; (2) 9 % of the time goes into quantizing and dequantizing and 41 % into float products and other "
+        "operators, most in Softmax (20 %) and Transpose (15 %). In floats stay products of two activations (8 % of "
+        "the multiply-adds) and a, b, c, d and 1 more (3 % of the multiply-adds), whose integers are made floats while the "
+        "file is loaded, since no integer kernel takes them."
+    )
+    slower = replace(QUANTIZED, latency=(timing(0.8, 0.75, 0.85, significant=True),))
+    assert text(slower, "two_conditions").startswith("The result is 1.25× slower at batch 1: (1) ")
+    unclear = replace(QUANTIZED, latency=(timing(1.01, 0.97, 1.03, significant=False),))
+    assert text(unclear, "two_conditions").startswith("The result is not measurably faster at batch 1: (1) ")
+
+
+def test_runtimes_are_compared_where_there_was_a_choice():
+    def latency(ms, runtime):
+        return Latency(batch=1, median_ms=ms, p95_ms=ms, runs=50, low_ms=ms, high_ms=ms, runtime=runtime)
+
+    chosen = LatencyComparison(
+        latency(1.0, "onnxruntime 1"),
+        latency(0.5, "openvino 2"),
+        FASTER.speedup,
+        0.02,
+        ((latency(1.2, "openvino 2"),), (latency(0.6, "onnxruntime 1"),)),
+    )
+    told = text(replace(GOOD, latency=(chosen,), runtime=OPENVINO, asked="auto"), "runtime_chosen")
+    assert "at batch 1 the result takes 0.500 ms in openvino 2, 0.600 ms in onnxruntime 1; " in told
+    assert told.endswith("at batch 1 the original takes 1.000 ms in onnxruntime 1, 1.200 ms in openvino 2.")
+    assert "the only runtime" in text(replace(GOOD, asked="auto"), "runtime_chosen")
+
+
+@pytest.mark.parametrize(("difference", "found"), [(0.0005, []), (0.02, []), (0.05, ["runtimes_differ"])])
+def test_runtimes_that_answer_differently_are_told(difference, found):
+    # The result differs from the original by 30 dB, 3.2 %.
+    other = replace(GOOD, runtime=OPENVINO, quality=replace(GOOD.quality, runtime_difference=difference))
+    assert codes(other)[1] == found
+
+
+def test_work_space_is_named_with_its_size_and_only_blamed_where_it_explains():
+    missing = replace(GOOD, original=figures(4000, planned=8 * MB), result=figures(1000, planned=2 * MB, peak=60 * MB))
+
+    def told(pixels, **changes):
+        kernel = Kernel(("conv1",), 1, 1, integer=True, weighted=True, taps=9, pixels=pixels)
+        return text(replace(missing, workspace=kernel, **changes), "kernel_workspace_dominates")
+
+    assert told(90_000).endswith(
+        "the integer convolution conv1 takes 8 B × 9 taps × 90,000 output pixels = 6.5 MB of work space."
+    )
+    assert told(1024).endswith("= 73.7 kB of work space, the most of all, which does not explain it.")
+    assert "to compile a file" in told(90_000, runtime=OPENVINO)
