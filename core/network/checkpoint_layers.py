@@ -52,8 +52,7 @@ def describe_layer(path: str, layer: nn.Module) -> StoredLayer:
     if type(layer) is nn.Module:
         return StoredLayer(path=path, kind=_CONTAINER)
     if isinstance(layer, ActivationGrid):
-        # Eight bits are not written, as before there were others.
-        return StoredLayer(path=path, kind=_GRID, settings={} if layer.bits == BYTE_BITS else {"bits": layer.bits})
+        return StoredLayer(path=path, kind=_GRID, settings=_grid_settings(layer))
     if isinstance(layer, DynamicGrid):
         return StoredLayer(path=path, kind=_DYNAMIC)
     known = _LAYERS.get(kind)
@@ -67,7 +66,7 @@ def build_layer(stored: StoredLayer) -> nn.Module:
     if stored.kind == _CONTAINER:
         return nn.Module()
     if stored.kind == _GRID:
-        return ActivationGrid(1.0, 0, _bits(stored))
+        return ActivationGrid(1.0, 0, _bits(stored), power_of_two=stored.settings.get("power_of_two") is True)
     if stored.kind == _DYNAMIC:
         return DynamicGrid()
     if stored.kind not in _LAYERS:
@@ -76,6 +75,12 @@ def build_layer(stored: StoredLayer) -> nn.Module:
     if set(stored.settings) != set(names):
         raise ValueError(f"the layer {stored.path[:200]} is not described as a {stored.kind} is")
     return kind(**{name: _sequence(value) for name, value in stored.settings.items()}, device="meta")
+
+
+def _grid_settings(grid: ActivationGrid) -> dict[str, JsonValue]:
+    """What is not usual: a grid of 8 bits whose scale is any number has no settings."""
+    bits: dict[str, JsonValue] = {} if grid.bits == BYTE_BITS else {"bits": grid.bits}
+    return bits | ({"power_of_two": True} if grid.power_of_two else {})
 
 
 def _bits(stored: StoredLayer) -> int:

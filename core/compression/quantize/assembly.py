@@ -58,9 +58,7 @@ def assemble(network: Network, plan: Plan) -> Network:
         _insert_dynamic(graph, [path for path in rounded if plan.weights[path].has_kernel])
     else:
         placement = placement_of(network, rounded)
-        grids = {
-            source: ActivationGrid.of_range(*plan.ranges[source], plan.activations.bits) for source in placement.sources
-        }
+        grids = {source: _grid(plan.ranges[source], plan.activations) for source in placement.sources}
         inputs = _integer_inputs(network, rounded, placement, grids)
         _insert_grids(graph, placement, grids)
     for node in graph.graph.nodes:
@@ -69,6 +67,10 @@ def assemble(network: Network, plan: Plan) -> Network:
     graph.graph.lint()
     graph.recompile()
     return made
+
+
+def _grid(ends: Range, asked: linear.ActivationGrid) -> ActivationGrid:
+    return ActivationGrid.of_range(*ends, asked.bits, power_of_two=asked.scale == "power_of_two")
 
 
 def _integer_inputs(

@@ -1,6 +1,7 @@
 """The integers that a weight is rounded to where nothing but the weight is known: its grid, its scales, the nearest."""
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def make_template(layer: nn.Module, weight: Tensor, asked: WeightGrid, *, grid: 
     """
     weight = weight.detach()
     axis, group = _blocks(layer, weight, asked, grid)
-    chosen = grid or _grid(asked, group)
+    chosen = replace(grid or _grid(asked, group), power_of_two=asked.scale == "power_of_two")
     rows = max(_CHUNK // max(weight[:1].numel(), 1), 1)
     if axis != 0 or weight.shape[0] <= rows:
         made = _make(weight, asked, axis, chosen)
@@ -79,7 +80,7 @@ def _make(weight: Tensor, asked: WeightGrid, axis: int | None, grid: Grid) -> Af
     shaped, empty = blocks.shaped(scale.clamp_min(SMALLEST_SCALE)), torch.empty(weight.shape)
     if axis is None:
         # One zero point for all is the grid's own, which kernels take.
-        own = Grid(0, grid.high, int(zeros), torch.uint8, packed=asked.bits < FULL_BITS)
+        own = Grid(0, grid.high, int(zeros), torch.uint8, packed=asked.bits < FULL_BITS, power_of_two=power_of_two)
         return AffineInteger(empty, shaped, grid=own, axis=None).at(weight)
     points = blocks.shaped(zeros.to(torch.uint8))
     return AffineInteger(empty, shaped, grid=grid, axis=axis, zero_points=points).at(weight)

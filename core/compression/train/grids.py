@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from core.network.encodings import ActivationGrid, AffineInteger
 from core.network.encodings.activation import SMALLEST_SCALE
 from core.network.encodings.affine_integer import IntegerWeight
-from core.network.encodings.blocks import SMALLEST_SCALE as SMALLEST_WEIGHT_SCALE
-from core.network.encodings.straight_through import round_through
+from core.network.encodings.straight_through import power_of_two_through, round_through
 from core.network.encodings.trainable import TrainableWeight
 
 
@@ -24,7 +23,7 @@ class LearningGrid(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(grid.scale.detach().clone())
         self.register_buffer("zero_point", grid.zero_point.detach().clone())
-        self._bits, self._top = grid.bits, grid.top
+        self._bits, self._top, self._power_of_two = grid.bits, grid.top, grid.power_of_two
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid, bit for bit as `ActivationGrid` puts it there."""
@@ -34,12 +33,14 @@ class LearningGrid(nn.Module):
         return round_through(x, scale, rounded, ends=(-zero, self._top - zero))
 
     def step(self) -> Tensor:
-        """The scale, kept above the smallest."""
-        return self.scale.clamp_min(SMALLEST_SCALE)
+        """The scale, kept above the smallest, and a power of two where it must be."""
+        scale = self.scale.clamp_min(SMALLEST_SCALE)
+        return power_of_two_through(scale) if self._power_of_two else scale
 
     def grid(self) -> ActivationGrid:
         """The grid as it is now."""
-        return ActivationGrid(float(self.step().detach()), int(self.get_buffer("zero_point")), self._bits)
+        scale, zero = float(self.step().detach()), int(self.get_buffer("zero_point"))
+        return ActivationGrid(scale, zero, self._bits, power_of_two=self._power_of_two)
 
 
 @final
@@ -63,8 +64,7 @@ class BoundBias(TrainableWeight):
     def encode(self) -> AffineInteger:
         """The nearest integers at the product of both scales as they are now."""
         weight, grid = self._scales
-        of_weight = weight.scale.detach().clamp_min(SMALLEST_WEIGHT_SCALE)
-        return self._start.rescaled(self.latent, of_weight * grid.step().detach())
+        return self._start.rescaled(self.latent, weight.step().detach() * grid.step().detach())
 
 
 def learn_grids(graph: nn.Module) -> dict[str, LearningGrid]:

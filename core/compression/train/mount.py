@@ -14,6 +14,7 @@ from core.compression.train.objective import Answers
 from core.errors import ModelpressError
 from core.network.encodings import AffineInteger, Encoding
 from core.network.encodings.affine_integer import IntegerWeight
+from core.network.encodings.masked import MaskedWeight
 from core.network.encodings.trainable import TrainableWeight
 from core.network.network import Network
 
@@ -113,7 +114,9 @@ def _bind(
     if not (isinstance(encoding, AffineInteger) and _is_integer_bias(encoding)):
         return None
     layer = path.rpartition(".")[0]
-    weight = learnt.get(f"{layer}.weight")
+    weight: nn.Module | None = learnt.get(f"{layer}.weight")
+    if isinstance(weight, MaskedWeight):
+        weight = weight.inner
     call = next(node for node in graph.graph.nodes if node.op == "call_module" and node.target == layer)
     source = call.all_input_nodes[0]
     grid = graph.get_submodule(str(source.target)) if source.op == "call_module" else None

@@ -14,7 +14,7 @@ from core.network.encodings.grids import Grid, scales_of
 from core.network.encodings.integer_kernels import emit_integers, zero_points
 from core.network.encodings.onnx_writer import OnnxWriter
 from core.network.encodings.packing import BYTE, Packed
-from core.network.encodings.straight_through import round_through
+from core.network.encodings.straight_through import power_of_two_through, round_through
 from core.network.encodings.trainable import TrainableWeight
 from core.network.encodings.writer import Role, V, Writer
 from core.specs.composition import EncodingKind
@@ -154,13 +154,15 @@ class AffineInteger(Elementwise):
             "packed": grid.packed,
             "group": grid.group,
             "asymmetric": self.zero_points is not None,
+            **({"power_of_two": True} if grid.power_of_two else {}),
         }
 
     @classmethod
     def rebuild(cls, config: Mapping[str, Any], codes: Tensor, sides: Mapping[str, Tensor]) -> "AffineInteger":
         """Integers from codes."""
         storage = getattr(torch, config["storage"])
-        grid = Grid(config["low"], config["high"], config["zero_point"], storage, config["packed"], config["group"])
+        fields = (config[name] for name in ("low", "high", "zero_point"))
+        grid = Grid(*fields, storage, config["packed"], config["group"], config.get("power_of_two", False))
         integers = codes if config["bits"] is None else (codes.to(torch.int16) + grid.low).to(storage)
         zeros = sides["zero_point"] if config["asymmetric"] else None
         return cls(integers, sides["scale"], grid=grid, axis=config["axis"], zero_points=zeros)
@@ -261,11 +263,16 @@ class IntegerWeight(TrainableWeight):
         grid, blocks, view = self._start.grid, self._blocks, self._blocks.view
         zeros = self._start.zero_points
         zero = float(grid.zero_point) if zeros is None else blocks.spread(zeros).to(self.latent)
-        spread = blocks.spread(self.scale.clamp_min(SMALLEST_SCALE))
+        spread = blocks.spread(self.step())
         ends = (torch.as_tensor(grid.low - zero), torch.as_tensor(grid.high - zero))
         rounded = self.encode().decode()
         return round_through(self.latent.reshape(view), spread, rounded.reshape(view), ends=ends).reshape(rounded.shape)
 
+    def step(self) -> Tensor:
+        """The scales as they are used: above the smallest, and powers of two where they must be."""
+        scale = self.scale.clamp_min(SMALLEST_SCALE)
+        return power_of_two_through(scale) if self._start.grid.power_of_two else scale
+
     def encode(self) -> AffineInteger:
         """The nearest integers at the scales as they are now."""
-        return self._start.rescaled(self.latent, self.scale.detach().clamp_min(SMALLEST_SCALE).clone())
+        return self._start.rescaled(self.latent, self.step().detach().clone())

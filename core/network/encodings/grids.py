@@ -13,6 +13,7 @@ class Grid:
     """Which integers may be used and how they are stored: `low` … `high` around `zero_point`.
 
     With `packed` only the bits that they need are stored. `group` weights in a row have their own scale, if not None.
+    With `power_of_two` scales are powers of two, and stay such when they are trained.
     """
 
     low: int
@@ -21,6 +22,7 @@ class Grid:
     storage: torch.dtype
     packed: bool = False
     group: int | None = None
+    power_of_two: bool = False
 
     @property
     def bits(self) -> int:

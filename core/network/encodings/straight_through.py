@@ -34,3 +34,9 @@ def round_through(latent: Tensor, scale: Tensor, rounded: Tensor, *, ends: tuple
     """
     made: Tensor = _Rounded.apply(latent, scale, rounded, *ends)  # type: ignore[no-untyped-call]  # torch's
     return made
+
+
+def power_of_two_through(scale: Tensor) -> Tensor:
+    """The nearest powers of two by exponent, which move with `scale` in proportion."""
+    # A factor of exactly one that has the gradient; a sum would round.
+    return torch.exp2(torch.log2(scale.detach()).round()) * (scale / scale.detach())

@@ -8,12 +8,14 @@ import torch
 from core.compression.checks import check_step
 from core.compression.method import Report
 from core.compression.quantize import QUANTIZE
+from core.compression.quantize.candidates import put_encodings
 from core.compression.train.grids import LearningGrid
 from core.compression.train.losses import TaskObjective
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.trainer import train
+from core.compression.yardstick import input_batches
 from core.errors import ModelpressError
-from core.network.encodings import ActivationGrid, AffineInteger, symmetric_grid
+from core.network.encodings import ActivationGrid, AffineInteger, Dense, Masked, symmetric_grid
 from core.network.export import export_onnx
 from core.network.export_check import noise_inputs
 from core.network.fold import fold_batch_norm
@@ -142,3 +144,31 @@ def test_a_tied_weight_on_a_grid_is_learnt_once(attention_file):
     parameters = dict(found.graph.named_parameters(remove_duplicate=False))
     assert len({id(parameters[name]) for name in tied}) == len({id(found.encodings[name]) for name in tied}) == 1
     assert not torch.equal(parameters["head.weight"], weight)
+
+
+def test_masked_integers_powers_of_two_and_dynamic_inputs_learn_and_stay_what_they_are(trained, shapes, context):
+    for activations in ({"bits": 6, "scale": "power_of_two"}, {"mode": "dynamic"}):
+        matrices = (name for name, each in trained.graph.named_parameters() if each.dim() == 2)
+        name = next(matrices)
+        weight = trained.graph.get_parameter(name)
+        mask = weight.detach().abs() > weight.detach().abs().median()
+        pruned = put_encodings(trained, {name: Masked(mask, Dense(weight))})
+        spec = LinearQuantization.model_validate(
+            {"weights": {"bits": 4, "scale": "power_of_two"}, "activations": activations}
+        )
+        network, _ = QUANTIZE[LinearQuantization].apply(pruned, spec, context(shapes))
+        learner = TrainableNetwork(network)
+        optimiser = torch.optim.SGD(learner.parameters(), lr=0.05)
+        inputs = next(input_batches(network, shapes, "calibration", limit=32))
+        for _ in range(3):
+            optimiser.zero_grad()
+            learner(*inputs).outputs[0].square().sum().backward()
+            optimiser.step()
+        learnt = learner.unmount()
+        assert not torch.equal(learnt.graph.get_parameter(name), network.graph.get_parameter(name))
+        assert not learnt.graph.get_parameter(name)[~mask].any()
+        scales = [each.scale for each in learnt.graph.modules() if isinstance(each, ActivationGrid)]
+        scales.append(learnt.encodings[name].inner.scale)
+        assert all(torch.equal(torch.log2(scale), torch.log2(scale).round()) for scale in scales)
+        with torch.no_grad():
+            assert torch.equal(learnt.graph(*inputs), learner(*inputs).outputs[0])
