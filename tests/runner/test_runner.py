@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import pytest
 
 from core.errors import CATALOGUE
 from core.messages import MESSAGE, ArtifactMessage, ErrorMessage, JobDone, Message, ProgressMessage, StepMessage
+from runner.channel import Channel
+from runner.dispatch import answer
 
 DEMO = Path(__file__).parents[2] / "demo"
 DATASET = {
@@ -41,6 +44,15 @@ def run(work: Path, request: dict[str, Any] | str) -> list[Message]:
     answer = subprocess.run(command, capture_output=True, check=False, cwd="/", env=environment, timeout=110)
     assert answer.returncode == 0, answer.stderr.decode()[-2000:]
     return [MESSAGE.validate_json(line) for line in answer.stdout.splitlines()]
+
+
+def run_here(work: Path, request: dict[str, Any]) -> list[Message]:
+    """The same in this process, which has loaded torch already: for what the answer says."""
+    work.mkdir(exist_ok=True)
+    (work / "request.json").write_text(json.dumps(request))
+    with (work / "lines").open("wb", buffering=0) as lines, warnings.catch_warnings():
+        answer(work, Channel(lines.fileno()))
+    return [MESSAGE.validate_json(line) for line in (work / "lines").read_bytes().splitlines()]
 
 
 def job(work: Path, *, model_files: tuple[Path, ...] = (DEMO / "lenet5.onnx",), **changes: Any) -> dict[str, Any]:
@@ -95,7 +107,7 @@ def test_weights_in_another_file_give_the_same_result(finished: tuple[Path, list
     graph = tmp_path / "net.onnx"
     onnx.save(onnx.load(DEMO / "lenet5.onnx"), graph, save_as_external_data=True, location="net.data")
     work = tmp_path / "job"
-    messages = run(work, job(work, model_files=(graph, tmp_path / "net.data")))
+    messages = run_here(work, job(work, model_files=(graph, tmp_path / "net.data")))
     assert isinstance(messages[-1], JobDone), messages[-1]
     assert (work / "out" / "model.onnx").read_bytes() == (finished[0] / "out" / "model.onnx").read_bytes()
 
@@ -126,7 +138,7 @@ def test_the_same_job_gives_the_same_bytes(finished: tuple[Path, list[Message]],
 
 @pytest.mark.slow
 def test_a_pt2_upload_gives_an_onnx_file_too(tmp_path: Path) -> None:
-    messages = run(tmp_path, job(tmp_path, model_files=(DEMO / "lenet5.pt2",)))
+    messages = run_here(tmp_path, job(tmp_path, model_files=(DEMO / "lenet5.pt2",)))
     assert isinstance(messages[-1], JobDone)
     assert messages[-1].verdict.original.bytes == (DEMO / "lenet5.pt2").stat().st_size
     assert messages[-1].verdict.change.size_ratio > 3.8
@@ -147,12 +159,12 @@ def test_inspecting_what_is_no_model_is_a_typed_error(tmp_path: Path) -> None:
 
 def test_a_job_without_its_data_says_so_with_the_step(tmp_path: Path) -> None:
     spec = {**DATASET, "splits": {"evaluation": {"x": "x_test", "y": "y_test"}}}
-    error = failure(run(tmp_path, job(tmp_path, dataset_spec=spec)))
+    error = failure(run_here(tmp_path, job(tmp_path, dataset_spec=spec)))
     assert (error.code, error.step) == ("missing_data", "quantize.linear")
 
 
 def test_a_job_without_data_draws_its_inputs_and_says_so(tmp_path: Path) -> None:
-    messages = run(tmp_path, job(tmp_path, dataset=[], dataset_spec=None))
+    messages = run_here(tmp_path, job(tmp_path, dataset=[], dataset_spec=None))
     assert isinstance(messages[-1], JobDone)
     verdict = messages[-1].verdict
     assert verdict.change.size_ratio > 3.8
@@ -167,7 +179,7 @@ def test_a_job_without_data_draws_its_inputs_and_says_so(tmp_path: Path) -> None
 
 def test_a_layer_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     recipe = {"steps": [{"method": "quantize.linear", "keep_float": ["conv9"]}]}
-    error = failure(run(tmp_path, job(tmp_path, recipe=recipe)))
+    error = failure(run_here(tmp_path, job(tmp_path, recipe=recipe)))
     assert error.code == "method_not_applicable"
     assert "conv9" in error.detail
 

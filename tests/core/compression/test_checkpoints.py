@@ -1,6 +1,5 @@
 """A job that goes on from a checkpoint ends with the bytes of one that was never interrupted."""
 
-import hashlib
 import json
 import resource
 from pathlib import Path
@@ -23,43 +22,24 @@ from core.messages import (
     StagedFile,
     StepMessage,
 )
+from tests.core.compression.small_job import SmallJob, staged, write_small_job
 
-DEMO = Path(__file__).parents[3] / "demo"
-DATASET = {
-    "task": "classification",
-    "inputs": {"x": {"layout": "NHW", "scale": 1 / 255, "mean": [0.5], "std": [0.5]}},
-    "splits": {"train": {"x": "x_train", "y": "y_train"}, "evaluation": {"x": "x_test", "y": "y_test"}},
-}
 SAME = ("model.onnx", "model.pt2", "model.safetensors", "plan.json", "recipe.json")
 
 
-def staged(path: Path) -> StagedFile:
-    content = path.read_bytes()
-    return StagedFile(
-        path=str(path), filename=path.name, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content)
-    )
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> SmallJob:
+    return write_small_job(tmp_path_factory.mktemp("small"))
 
 
-def ask(work: Path, **changes: Any) -> RunJob:
+def ask(small: SmallJob, work: Path, **changes: Any) -> RunJob:
     work.mkdir()
-    step = {"method": "quantize.linear", "calibration": {"samples": 64}}
-    asked = {
-        "job": "job_one",
-        "recipe": {"steps": [step]},
-        "target": {"batch_sizes": [1]},
-        "constraints": {},
-        "seed": 0,
-        "model": [staged(DEMO / "lenet5.onnx")],
-        "dataset": [staged(DEMO / "mnist.npz")],
-        "dataset_spec": DATASET,
-        "lock_path": str(work / "lock"),
-    }
-    return RunJob.model_validate(asked | changes)
+    return small.ask(work, {"method": "quantize.linear", "calibration": {"samples": 64}}, **changes)
 
 
-def carry_out(work: Path, **changes: Any) -> list[Message]:
+def carry_out(small: SmallJob, work: Path, **changes: Any) -> list[Message]:
     told: list[Message] = []
-    run(ask(work, **changes), told.append, work)
+    run(ask(small, work, **changes), told.append, work)
     return told
 
 
@@ -68,9 +48,9 @@ def files_of(work: Path, message: CheckpointMessage) -> tuple[StagedFile, ...]:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Message]]:
+def straight(small: SmallJob, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Message]]:
     work = tmp_path_factory.mktemp("straight") / "work"
-    return work, carry_out(work)
+    return work, carry_out(small, work)
 
 
 def checkpoint_of(straight: tuple[Path, list[Message]], job: str = "job_one") -> Resume:
@@ -80,34 +60,42 @@ def checkpoint_of(straight: tuple[Path, list[Message]], job: str = "job_one") ->
     return Resume(job=job, steps=1, finished=files_of(work, message))
 
 
-@pytest.mark.parametrize("job", ["job_one", pytest.param("job_other", marks=pytest.mark.slow)])
-def test_the_same_bytes_come_after_a_checkpoint(straight: tuple[Path, list[Message]], job: str, tmp_path: Path) -> None:
-    told = carry_out(tmp_path / "work", resume=checkpoint_of(straight, job))
+def taken_of(told: list[Message]) -> StepMessage:
+    """What was told of the only step that was not done again."""
+    steps = {message.name: message for message in told if isinstance(message, StepMessage)}
+    assert [name for name in steps if not name.startswith("quantize.")] == ["prepare", "export", "measure"]
+    (taken,) = (message for name, message in steps.items() if name.startswith("quantize."))
+    assert not any(isinstance(message, CheckpointMessage) for message in told)
+    return taken
+
+
+def test_the_same_bytes_come_after_a_checkpoint(
+    small: SmallJob, straight: tuple[Path, list[Message]], tmp_path: Path
+) -> None:
+    told = carry_out(small, tmp_path / "work", resume=checkpoint_of(straight))
     for name in SAME:
         assert (tmp_path / "work/out" / name).read_bytes() == (straight[0] / "out" / name).read_bytes(), name
-    steps = {message.name: message for message in told if isinstance(message, StepMessage)}
     before = {message.name: message for message in straight[1] if isinstance(message, StepMessage)}
-    assert list(steps) == ["prepare", "quantize.linear", "export", "measure"]
-    taken = steps["quantize.linear"]
+    taken = taken_of(told)
     assert (taken.seconds, taken.quality) == (before["quantize.linear"].seconds, before["quantize.linear"].quality)
-    assert taken.message == ("" if job == "job_one" else "Taken from job_other")
-    assert not any(isinstance(message, CheckpointMessage) for message in told)
+    assert taken.message == ""
     kept = [line for line in (straight[0] / "out/log.txt").read_text().splitlines() if "quantize.linear" in line]
     assert set(kept) <= set((tmp_path / "work/out/log.txt").read_text().splitlines())
 
 
 @pytest.mark.slow
-def test_a_file_comes_back_as_well_as_a_network(tmp_path: Path) -> None:
+def test_a_file_comes_back_as_well_as_a_network_and_from_another_job(small: SmallJob, tmp_path: Path) -> None:
     recipe = {"steps": [{"method": "quantize.onnx", "calibration": {"samples": 16}}]}
-    straight = tmp_path / "straight", carry_out(tmp_path / "straight", recipe=recipe)
-    carry_out(tmp_path / "work", recipe=recipe, resume=checkpoint_of(straight))
+    straight = tmp_path / "straight", carry_out(small, tmp_path / "straight", recipe=recipe)
+    told = carry_out(small, tmp_path / "work", recipe=recipe, resume=checkpoint_of(straight, "job_other"))
     for name in ("model.onnx", "plan.json"):
         assert (tmp_path / "work/out" / name).read_bytes() == (straight[0] / "out" / name).read_bytes(), name
+    assert taken_of(told).message == "Taken from job_other"
 
 
 @pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_read_means_starting_over(
-    straight: tuple[Path, list[Message]], tmp_path: Path
+    small: SmallJob, straight: tuple[Path, list[Message]], tmp_path: Path
 ) -> None:
     good = checkpoint_of(straight)
     broken = []
@@ -115,24 +103,17 @@ def test_a_checkpoint_that_cannot_be_read_means_starting_over(
         path = tmp_path / file.filename
         path.write_bytes(Path(file.path).read_bytes()[:-40])
         broken.append(staged(path))
-    told = carry_out(tmp_path / "work", resume=Resume(job="job_one", steps=1, finished=tuple(broken)))
+    told = carry_out(small, tmp_path / "work", resume=Resume(job="job_one", steps=1, finished=tuple(broken)))
     assert any("Starting over" in message.text for message in told if isinstance(message, LogMessage))
     assert (tmp_path / "work/out/model.onnx").read_bytes() == (straight[0] / "out/model.onnx").read_bytes()
 
 
-@pytest.mark.slow
-def test_a_plan_is_followed_to_the_same_bytes(straight: tuple[Path, list[Message]], tmp_path: Path) -> None:
-    carry_out(tmp_path / "work", plan=staged(straight[0] / "out/plan.json"))
-    for name in SAME:
-        assert (tmp_path / "work/out" / name).read_bytes() == (straight[0] / "out" / name).read_bytes(), name
-
-
 @pytest.mark.parametrize("content", ["[]", "{", '{"versions": {}, "steps": [{"method": "prune.heads"}]}'])
-def test_a_plan_of_something_else_is_refused(content: str, tmp_path: Path) -> None:
+def test_a_plan_of_something_else_is_refused(small: SmallJob, content: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(content)
     with pytest.raises(ModelpressError) as caught:
-        carry_out(tmp_path / "work", plan=staged(path))
+        carry_out(small, tmp_path / "work", plan=staged(path))
     assert (caught.value.code, caught.value.pointer) == ("invalid_request", "/plan")
 
 
@@ -150,24 +131,31 @@ class Interrupted(Exception):  # noqa: N818  (it says what happened)
 
 
 class Supervisor:
-    """Takes checkpoints as a supervisor does, and ends the run after so many of them."""
+    """Takes checkpoints as a supervisor does, and ends the run with the `most`-th inside, or at the end, of a step."""
 
-    def __init__(self, work: Path, kept: Path, most: int) -> None:
-        self.work, self.kept, self.left = work, kept, most
+    def __init__(self, work: Path, kept: Path, step: int, most: int | None) -> None:
+        self.work, self.kept, self.step, self.left = work, kept, step, most
+        self.count = 0
         self.resume: dict[bool, tuple[int, tuple[StagedFile, ...]]] = {}
 
     def hear(self, message: Message) -> None:
         if not isinstance(message, CheckpointMessage):
             return
-        folder = self.kept / str(self.left)
+        folder = self.kept / str(self.count)
+        self.count += 1
         folder.mkdir(parents=True)
         for file in message.files:
             (self.work / "out" / file.path).rename(folder / file.filename)
         self.resume.pop(False, None)
         self.resume[message.finished] = (message.step, tuple(staged(path) for path in sorted(folder.iterdir())))
-        self.left -= 1
-        if not self.left:
-            raise Interrupted
+        if message.step == self.step:
+            if self.left is None:
+                if message.finished:
+                    raise Interrupted
+                return
+            self.left -= not message.finished
+            if not self.left:
+                raise Interrupted
 
     def found(self) -> Resume:
         step, finished = self.resume.get(True, (-1, ()))
@@ -176,31 +164,32 @@ class Supervisor:
 
 
 @pytest.mark.slow
-def test_a_job_interrupted_in_every_step_gives_the_bytes_of_one_that_was_not(tmp_path: Path) -> None:
+def test_a_job_interrupted_in_every_step_gives_the_bytes_of_one_that_was_not(small: SmallJob, tmp_path: Path) -> None:
     """Ended inside the first training, then after it, then inside the second."""
     common = {"recipe": THREE, "checkpoint_seconds": 1e-3}
-    carry_out(tmp_path / "straight", recipe=THREE)
+    carry_out(small, tmp_path / "straight", recipe=THREE)
     resume = None
-    for number, most in enumerate((3, 10, 4)):
+    for number, (step, most) in enumerate(((0, 3), (0, None), (2, 3))):
         work = tmp_path / f"run{number}"
-        request = ask(work, **common, resume=resume)
-        supervisor = Supervisor(work, tmp_path / f"kept{number}", most)
+        request = ask(small, work, **common, resume=resume)
+        supervisor = Supervisor(work, tmp_path / f"kept{number}", step, most)
         with pytest.raises(Interrupted):
             run(request, supervisor.hear, work)
         resume = supervisor.found()
     assert resume is not None
     assert resume.steps == 2
     assert resume.partial
-    carry_out(tmp_path / "last", **common, resume=resume)
+    carry_out(small, tmp_path / "last", **common, resume=resume)
     for name in SAME:
         assert (tmp_path / "last/out" / name).read_bytes() == (tmp_path / "straight/out" / name).read_bytes(), name
 
 
 @pytest.mark.slow
-def test_a_plan_with_training_is_followed_to_the_same_bytes(tmp_path: Path) -> None:
-    minutes = {"steps": [{"method": "finetune", "minutes": 0.05}, THREE["steps"][1]]}
-    carry_out(tmp_path / "first", recipe=minutes)
-    carry_out(tmp_path / "again", recipe=minutes, plan=staged(tmp_path / "first/out/plan.json"))
+def test_a_plan_with_training_is_followed_to_the_same_bytes(small: SmallJob, tmp_path: Path) -> None:
+    """The clock decided how many updates the training took; the plan says it, and what was calibrated after it."""
+    minutes = {"steps": [{"method": "finetune", "minutes": 0.02}, THREE["steps"][1]]}
+    carry_out(small, tmp_path / "first", recipe=minutes)
+    carry_out(small, tmp_path / "again", recipe=minutes, plan=staged(tmp_path / "first/out/plan.json"))
     for name in SAME:
         assert (tmp_path / "again/out" / name).read_bytes() == (tmp_path / "first/out" / name).read_bytes(), name
 
