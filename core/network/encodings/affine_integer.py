@@ -161,8 +161,8 @@ class AffineInteger(Elementwise):
     def rebuild(cls, config: Mapping[str, Any], codes: Tensor, sides: Mapping[str, Tensor]) -> "AffineInteger":
         """Integers from codes."""
         storage = getattr(torch, config["storage"])
-        fields = (config[name] for name in ("low", "high", "zero_point"))
-        grid = Grid(*fields, storage, config["packed"], config["group"], config.get("power_of_two", False))
+        low, high, zero = config["low"], config["high"], config["zero_point"]
+        grid = Grid(low, high, zero, storage, config["packed"], config["group"], config.get("power_of_two", False))
         integers = codes if config["bits"] is None else (codes.to(torch.int16) + grid.low).to(storage)
         zeros = sides["zero_point"] if config["asymmetric"] else None
         return cls(integers, sides["scale"], grid=grid, axis=config["axis"], zero_points=zeros)
