@@ -121,6 +121,13 @@ _CODES = (
         "told in the one that is fastest over all batch sizes, the original at each batch size where that is fastest.",
     ),
     FindingCode(
+        "weights_decoded_in_every_run",
+        "advice",
+        "The runtime decodes stored weights in every run",
+        "Packed integers, codebooks and masks are written as nodes that follow from constants alone. onnxruntime "
+        "computes them once, while it loads the file; OpenVINO has no such step for some of their operators.",
+    ),
+    FindingCode(
         "runtimes_differ",
         "advice",
         "The runtimes answer differently to the same file",

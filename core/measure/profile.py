@@ -26,13 +26,15 @@ AFTER_LAYER = ("", ".", "/", "_")
 class TimeShares:
     """Shares of the time of one run, from 0 to 1: by layer, of nodes between float and integer, of integer products.
 
-    `operators` are the shares of all other operators by name.
+    `operators` are the shares of all other operators by name, among them `decoding`: what follows from constants alone
+    and should have been computed once.
     """
 
     layers: dict[str, float]
     conversions: float
     integer: float = 0.0
     operators: dict[str, float] = field(default_factory=dict)
+    decoding: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,7 @@ class NodeTime:
     duration: float
     integer: bool
     conversion: bool
+    decoding: bool = False
 
 
 def share_time(path: Path, feed: Feed, layers: Sequence[str], *, threads: int) -> TimeShares:
@@ -87,7 +90,8 @@ def share_out(nodes: Iterable[NodeTime], layers: Sequence[str]) -> TimeShares:
             others[node.operator] += node.duration / total
     conversions = sum(node.duration for node in every if node.conversion) / total
     integer = sum(node.duration for node in every if node.integer) / total
-    return TimeShares(shares, conversions, integer, dict(others))
+    decoding = sum(node.duration for node in every if node.decoding) / total
+    return TimeShares(shares, conversions, integer, dict(others), decoding)
 
 
 def find_layer(names: Sequence[str], layers: Sequence[str]) -> str | None:

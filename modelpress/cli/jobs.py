@@ -46,6 +46,9 @@ def run(  # noqa: PLR0913  (every parameter is an option of the command line)
     max_drop: Annotated[float | None, typer.Option(help="Largest drop of quality; 0.01 is one point.")] = None,
     max_bytes: Annotated[int | None, typer.Option(help="Largest file, in bytes.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Longest wall time.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="What it is measured in: onnxruntime-cpu, openvino-cpu, or auto for the fastest.")
+    ] = None,
     webhook_url: Annotated[str | None, typer.Option(help="An address that is told about this job.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the job, then print its verdict.")] = False,
@@ -58,6 +61,7 @@ def run(  # noqa: PLR0913  (every parameter is an option of the command line)
         body.update({key: value for key, value in flags.items() if value is not None})
         _put_below(body, "constraints", {"max_drop": max_drop, "max_bytes": max_bytes})
         _put_below(body, "limits", {"minutes": minutes})
+        _put_below(body, "target", {"runtime": runtime})
         asked = checked(JobCreate, body, str(recipe or plan))
         if dry_run:
             _show_plan(client.plan_job(asked))
@@ -123,7 +127,7 @@ def _read_body(client: Client, recipe: Path | None, plan: str | None) -> dict[st
     return planned.model_dump(mode="json", include=set(kept))
 
 
-def _put_below(body: dict[str, Any], key: str, flags: dict[str, float | int | None]) -> None:
+def _put_below(body: dict[str, Any], key: str, flags: dict[str, float | int | str | None]) -> None:
     given = {name: value for name, value in flags.items() if value is not None}
     if given:
         body[key] = {**(body.get(key) or {}), **given}
