@@ -8,6 +8,7 @@ from core.description import LayerDescription, ModelDescription
 from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
 from core.specs.calibration import Calibration
 from core.specs.composition import EncodingKind
+from core.specs.onnx_quantize import INTEGER_OPERATORS
 from core.specs.rounding import Rounding
 from core.specs.weight_bits import Bits, packed
 
@@ -162,6 +163,8 @@ class LinearQuantization(Spec):
 
     def requires(self, description: ModelDescription) -> Capability:
         """Convolutions, linear layers and tables of embeddings can be quantized; layers that are named must exist."""
+        if done := sorted(INTEGER_OPERATORS & set(description.operators)):
+            return Capability(ok=False, why=f"The model is quantized already: it has {', '.join(done)}.")
         if description.mode == "onnx_only":
             return Capability(
                 ok=False,

@@ -25,11 +25,18 @@ class _Watcher(fx.Interpreter):
         histogram = self._histograms.get(n.name)
         if histogram is not None and isinstance(value, Tensor):
             if not bool(torch.isfinite(value).all()):
-                raise ModelpressError(
-                    "non_finite", f"Calibration samples give NaN or infinity at {n.name}.", node=n.name
-                )
+                behind = f", behind the layer {layer}" if (layer := _layer_before(n)) else ""
+                text = f"Calibration samples give NaN or infinity at {n.name}{behind}."
+                raise ModelpressError("non_finite", text, node=n.name)
             histogram.add(value)
         return value
+
+
+def _layer_before(node: fx.Node) -> str | None:
+    """The path of the layer that a value comes from; None where it is an input."""
+    while node.op != "call_module" and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return str(node.target) if node.op == "call_module" else None
 
 
 def watch(module: fx.GraphModule, nodes: Iterable[str], batches: Iterable[Inputs]) -> dict[str, Histogram]:

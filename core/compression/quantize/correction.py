@@ -7,6 +7,8 @@ from typing import final
 import torch
 from torch import Tensor, fx, nn
 
+from core.errors import ModelpressError
+
 Inputs = tuple[Tensor, ...]
 
 
@@ -15,14 +17,19 @@ def correct_biases(
 ) -> dict[str, Tensor]:
     """What to add to the bias of each layer, E[W·x] − E[Ŵ·x] of each channel (Nagel 2019, arXiv 1906.04721, §4.2).
 
-    `rounded` has the weights Ŵ by layer. Shape (channels,) by layer; layers without a bias are left out.
+    `rounded` has the weights Ŵ by layer. Shape (channels,) by layer; layers without a bias are left out. Raises
+    `non_finite` where a mean is no number.
     """
     chosen = [path for path in rounded if module.get_submodule(path)._parameters.get("bias") is not None]
     watcher = _Comparer(module, {path: _with_weight(module.get_submodule(path), rounded[path]) for path in chosen})
     with torch.no_grad():
         for inputs in batches:
             watcher.run(*inputs)
-    return {path: (total / watcher.counts[path]).float() for path, total in watcher.totals.items()}
+    found = {path: (total / watcher.counts[path]).float() for path, total in watcher.totals.items()}
+    for path, correction in found.items():
+        if not bool(torch.isfinite(correction).all()):
+            raise ModelpressError("non_finite", f"Calibration samples give NaN or infinity at {path}.", layer=path)
+    return found
 
 
 def _with_weight(layer: nn.Module, weight: Tensor) -> nn.Module:
