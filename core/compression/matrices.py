@@ -4,14 +4,15 @@ A layer of `groups` groups is that many products: weight (groups, outputs, colum
 """
 
 import math
-from typing import Final, cast
+from typing import Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Transposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
-Product = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | Transposed
+Product = nn.Linear | Convolution
 PRODUCTS: Final = (
     nn.Linear,
     nn.Conv1d,
@@ -40,7 +41,8 @@ def as_weight(layer: Product, matrix: Tensor) -> Tensor:
         return matrix.squeeze(0)
     if isinstance(layer, _TRANSPOSED):
         inner = layer.in_channels // layer.groups
-        return matrix.unflatten(2, (inner, *layer.kernel_size)).transpose(1, 2).reshape(layer.weight.shape)
+        spread = matrix.reshape(*matrix.shape[:2], inner, *layer.kernel_size)
+        return spread.transpose(1, 2).reshape(layer.weight.shape)
     return matrix.reshape(layer.weight.shape)
 
 
@@ -71,16 +73,22 @@ def take_rows(layer: Product, value: Tensor, rows: Tensor | None = None) -> Tens
     return ordered[places].flatten(2).transpose(0, 1)
 
 
-def _windows(layer: Product, value: Tensor) -> Tensor:
+def output_rows(layer: Product, value: Tensor, rows: Tensor) -> Tensor:
+    """Of a tensor in the shape of a layer's output the rows at `rows` (int64): (groups, rows, outputs)."""
+    if isinstance(layer, nn.Linear):
+        return value.flatten(0, -2)[rows].unsqueeze(0)
+    places = torch.unravel_index(rows, (value.shape[0], *value.shape[2:]))
+    return value.movedim(1, -1)[places].reshape(len(rows), layer.groups, -1).transpose(0, 1)
+
+
+def _windows(layer: Convolution, value: Tensor) -> Tensor:
     """A view (samples, groups, channels, positions …, taps …) of the padded input."""
-    assert not isinstance(layer, nn.Linear)
-    taps = cast("tuple[int, ...]", layer.kernel_size)
-    dilation = cast("tuple[int, ...]", layer.dilation)
+    taps, dilation = layer.kernel_size, layer.dilation
     if isinstance(layer, _TRANSPOSED):
         padded, stride = _spread_out(layer, value), (1,) * len(taps)
     else:
-        padded, stride = F.pad(value, _padding(layer)), cast("tuple[int, ...]", layer.stride)
-    windows = padded.unflatten(1, (layer.groups, -1))
+        padded, stride = F.pad(value, _padding(layer)), layer.stride
+    windows = padded.reshape(padded.shape[0], layer.groups, -1, *padded.shape[2:])
     for axis, (size, gap, step) in enumerate(zip(taps, dilation, stride, strict=True)):
         windows = windows.unfold(3 + axis, (size - 1) * gap + 1, step)[..., ::gap]
     if isinstance(layer, _TRANSPOSED):
@@ -88,9 +96,8 @@ def _windows(layer: Product, value: Tensor) -> Tensor:
     return windows
 
 
-def _padding(layer: Product) -> list[int]:
+def _padding(layer: Convolution) -> list[int]:
     """As `F.pad` takes it: last axis first, both ends of each."""
-    assert not isinstance(layer, nn.Linear)
     if isinstance(layer.padding, str):
         return list(layer._reversed_padding_repeated_twice)
     return [side for size in reversed(layer.padding) for side in (size, size)]
@@ -98,11 +105,13 @@ def _padding(layer: Product) -> list[int]:
 
 def _spread_out(layer: Transposed, value: Tensor) -> Tensor:
     """The input with zeros between its values, over which a transposed convolution is an ordinary one."""
-    stride, taps = layer.stride, layer.kernel_size
+    stride: tuple[int, ...] = layer.stride
+    taps: tuple[int, ...] = layer.kernel_size
     sizes = [(size - 1) * step + 1 for size, step in zip(value.shape[2:], stride, strict=True)]
     spread = value.new_zeros(*value.shape[:2], *sizes)
-    spread[(..., *(slice(None, None, step) for step in stride))] = value
-    ends = [gap * (size - 1) - pad for gap, size, pad in zip(layer.dilation, taps, layer.padding, strict=True)]
+    spread[(slice(None), slice(None), *(slice(None, None, step) for step in stride))] = value
+    padding: tuple[int, ...] = layer.padding  # type: ignore[assignment]  # of a transposed one never a word
+    ends = [gap * (size - 1) - pad for gap, size, pad in zip(layer.dilation, taps, padding, strict=True)]
     extra = layer.output_padding
     pads = [(end, end + more) for end, more in zip(ends, extra, strict=True)]
     return F.pad(spread, [side for pair in reversed(pads) for side in pair])

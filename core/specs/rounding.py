@@ -14,8 +14,9 @@ class Rounding(Asked):
         "nearest",
         description="nearest: each weight alone, needs no data. gptq: the error of a weight is made up for by those "
         "that follow it, from the second moments of the layer's inputs (arXiv 2210.17323). adaround: up or down is "
-        "learnt layer by layer (arXiv 2004.10568); grids of integers only, slower. Tables of embeddings and recurrent "
-        "layers are rounded to the nearest.",
+        "learnt layer by layer (arXiv 2004.10568), slower; grids that are not of integers are left to gptq. Both want "
+        "the answers of the float network from the inputs that rounded layers give (arXiv 2504.02692). Tables of "
+        "embeddings and recurrent layers are rounded to the nearest.",
     )
     samples: int = Field(
         512, ge=1, le=100_000, description="Calibration samples that are run, in samples; not for `nearest`."
@@ -23,8 +24,15 @@ class Rounding(Asked):
     act_order: bool = Field(
         True, description="For `gptq`: weights whose inputs are largest come first, else in the order they are stored."
     )
+    sweeps: int = Field(
+        3,
+        ge=0,
+        le=20,
+        description="For `gptq`: how often each column is chosen anew afterwards while the others stay (arXiv "
+        "2309.01885); 0 is GPTQ alone.",
+    )
     damping: float = Field(
-        0.01,
+        0.03,
         gt=0.0,
         le=1.0,
         description="For `gptq`: what is added to each second moment, as a share of their mean; guards few samples.",

@@ -1,17 +1,16 @@
 """Gives the weights of a network the codes that the recipe's method of rounding chooses."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor
-
-from core.errors import ModelpressError
-from core.network.encodings import Elementwise
+from core.compression.quantize.rounding.adaround import Adaround
+from core.compression.quantize.rounding.gptq import Gptq
+from core.compression.quantize.rounding.rounder import Rounder
+from core.compression.quantize.rounding.walk import Progress, Walk
+from core.compression.relay import Samples
+from core.network.encodings import AffineInteger, Elementwise
 from core.network.network import Network
 from core.specs.rounding import Rounding
-
-Inputs = tuple[Tensor, ...]
-Samples = Callable[[], Iterable[Inputs]]
-Progress = Callable[[float, str], None]
 
 
 def round_weights(
@@ -23,10 +22,22 @@ def round_weights(
 ) -> dict[str, Elementwise]:
     """Encodings on the same grids as `templates`, by the name of the parameter (`conv1.weight`), with better codes.
 
-    `templates` are what rounding to the nearest gives: their scales, books and levels are fixed. `samples` begins anew
-    with each call and is not called for `nearest`; `progress` takes 0 … 1 and is where a cancel is noticed.
+    `templates` are what rounding to the nearest gives: their scales, books and levels are fixed. What is no product, is
+    called twice or is stored as floats keeps them. `samples` begins anew with each call and is not called for
+    `nearest`; `progress` takes 0 … 1 and is where a cancel is noticed.
     """
+    found = dict(templates)
     if rounding.method == "nearest":
-        return dict(templates)
-    del network, samples, progress
-    raise ModelpressError("invalid_request", f"The rounding {rounding.method} is not there yet; ask for `nearest`.")
+        return found
+
+    def choose(template: Elementwise) -> Rounder[Any]:
+        if rounding.method == "adaround" and isinstance(template, AffineInteger):
+            return Adaround(rounding.steps)
+        return Gptq(rounding)
+
+    walk = Walk(network, templates, choose, samples)
+    for number, stage in enumerate(walk.stages):
+        done = number / len(walk.stages)
+        text = f"Rounding {', '.join(str(node.target) for node in stage.nodes)}"
+        found |= walk.round(stage, lambda done=done, text=text: progress(done, text))  # type: ignore[misc]  # bound
+    return found

@@ -1,0 +1,149 @@
+"""AdaRound (Nagel et al. 2020, arXiv 2004.10568): whether each weight goes up or down is learnt, layer by layer."""
+
+from dataclasses import dataclass
+from typing import cast, final
+
+import torch
+from torch import Tensor, nn
+
+from core.compression.matrices import as_matrix
+from core.compression.quantize.rounding.rounder import Rounder, Rows, Task, Tick
+from core.network.encodings import AffineInteger
+from core.network.encodings.blocks import Blocks
+
+# Bytes of the rows that are remembered of a layer.
+ROWS_BYTES = 256 * 2**20
+# The rectified sigmoid reaches beyond 0 and 1 by as much (equation 23).
+_STRETCH = 0.1
+# Of the steps the first ones have no regulariser; β falls from the first to the last value (section 3.3).
+_WARM_UP, _BETAS = 0.2, (20.0, 2.0)
+_BATCH = 256
+# How far a latent can move in all, and in a step: few steps are larger.
+_WAY, _FASTEST = 10.0, 0.1
+# Weight of the regulariser beside the error, which is taken as a share of that of rounding to the nearest.
+_LAMBDA = 1.0
+_FLOAT_BYTES = 4
+# Steps between two looks for a cancel.
+_PAUSE = 20
+
+
+@final
+class AdaroundRows(Rows):
+    """Some of the rows, with what the original gives there before its activation: (groups, rows, …)."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        groups, outputs, columns = task.matrix.shape
+        fitting = ROWS_BYTES // (_FLOAT_BYTES * groups * (columns + 2 * outputs))
+        # One row of each `stride` is taken.
+        self._stride = max(-(-task.rows // max(fitting, 1)), 1)
+        self._inputs: list[Tensor] = []
+        self._wanted: list[Tensor] = []
+        self._beside: list[Tensor] = []
+
+    def add(self, rows: Tensor, original: Tensor, beside: tuple[Tensor, Tensor] | None) -> None:
+        """Remember every so many."""
+        few = slice(None, None, self._stride)
+        wanted = original[:, few] @ self._task.matrix.mT + self._task.bias.unsqueeze(1)
+        own = self._task.bias.unsqueeze(1).expand(wanted.shape)
+        if beside is not None:
+            wanted, own = wanted + beside[1][:, few], own + beside[0][:, few]
+        self._inputs.append(rows[:, few].clone())
+        self._wanted.append(wanted)
+        self._beside.append(own)
+
+    def joined(self) -> tuple[Tensor, Tensor, Tensor]:
+        """x̂, what is wanted, and what is added to Ŵ·x̂; what was remembered is gone then."""
+        found = tuple(torch.cat(parts, 1) for parts in (self._inputs, self._wanted, self._beside))
+        self._inputs, self._wanted, self._beside = [], [], []
+        return found[0], found[1], found[2]
+
+
+@final
+@dataclass(frozen=True)
+class Adaround(Rounder[AdaroundRows]):
+    """Inputs of the network as it is rounded so far, answers of the float one, through the activation (equation 25)."""
+
+    steps: int
+    seed: int = 0
+
+    def collect(self, task: Task) -> AdaroundRows:
+        """The rows themselves."""
+        return AdaroundRows(task)
+
+    def choose(self, task: Task, rows: AdaroundRows, tick: Tick) -> Tensor:
+        """Every weight up or down, after `steps` updates."""
+        inputs, wanted, beside = rows.joined()
+        soft = SoftIntegers(task)
+        adam = torch.optim.Adam([soft.latent], lr=min(_WAY / self.steps, _FASTEST))
+        draw = torch.Generator().manual_seed(self.seed)
+
+        def answer(matrix: Tensor, few: Tensor | slice) -> Tensor:
+            found = inputs[:, few] @ matrix.mT + beside[:, few]
+            return found.relu() if task.relu else found
+
+        def error(matrix: Tensor, few: Tensor | slice) -> Tensor:
+            goal = wanted[:, few].relu() if task.relu else wanted[:, few]
+            return (answer(matrix, few) - goal).square().mean()
+
+        sample = torch.randperm(inputs.shape[1], generator=draw)[: 16 * _BATCH]
+        nearest = soft.hard(soft.latent.detach())
+        size = error(nearest, sample).clamp_min(torch.finfo(torch.float32).tiny)
+        for step in range(self.steps):
+            if step % _PAUSE == 0:
+                tick()
+            few = torch.randint(inputs.shape[1], (min(_BATCH, inputs.shape[1]),), generator=draw)
+            with torch.enable_grad():
+                loss = error(soft(), few) / size + _LAMBDA * soft.regulariser(step / self.steps)
+                adam.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch's
+            adam.step()
+        learnt = soft.hard(soft.latent.detach())
+        return learnt if float(error(learnt, sample)) < float(size) else nearest
+
+
+@final
+class SoftIntegers(nn.Module):
+    """scale · clip(⌊W / scale⌋ + h(V), low, high), equation 22, with the rectified sigmoid h of equation 23."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        template = cast("AffineInteger", task.template)
+        blocks, grid = Blocks(template.shape, template.axis, template.grid.group), template.grid
+
+        def matrix(value: Tensor) -> Tensor:
+            return as_matrix(task.layer, blocks.spread(value.float()).expand(blocks.view).reshape(template.shape))
+
+        zero = (
+            torch.full_like(template.scale, grid.zero_point) if template.zero_points is None else template.zero_points
+        )
+        self._scale = matrix(template.scale)
+        self._low, self._high = matrix(grid.low - zero.float()), matrix(grid.high - zero.float())
+        ratio = task.matrix / self._scale
+        self._floor = ratio.floor()
+        self._mask = task.mask
+        rest = ((ratio - self._floor + _STRETCH) / (1 + 2 * _STRETCH)).clamp(1e-4, 1 - 1e-4)
+        self.latent = nn.Parameter(rest.logit())
+
+    def forward(self) -> Tensor:
+        """The soft weights."""
+        return self._values(self._share(self.latent))
+
+    def hard(self, latent: Tensor) -> Tensor:
+        """Up where h(V) is at least one half, else down."""
+        return self._values((self._share(latent) >= 0.5).float())
+
+    def regulariser(self, done: float) -> Tensor:
+        """Mean of 1 − |2·h(V) − 1|^β (equation 24), 0 in the warm-up; `done` is the share of steps that are past."""
+        if done < _WARM_UP:
+            return self.latent.new_zeros(())
+        begin, end = _BETAS
+        beta = begin + (end - begin) * (done - _WARM_UP) / (1 - _WARM_UP)
+        return (1 - (2 * self._share(self.latent) - 1).abs().pow(beta)).mean()
+
+    def _share(self, latent: Tensor) -> Tensor:
+        return (latent.sigmoid() * (1 + 2 * _STRETCH) - _STRETCH).clamp(0, 1)
+
+    def _values(self, share: Tensor) -> Tensor:
+        found = (self._floor + share).clamp(self._low, self._high) * self._scale
+        return found if self._mask is None else torch.where(self._mask, found, 0.0)

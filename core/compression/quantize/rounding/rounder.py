@@ -1,0 +1,55 @@
+"""What a method of rounding is: it collects rows of a layer's inputs, and then chooses among the values of a grid."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from torch import Tensor
+
+from core.compression.matrices import Product
+from core.compression.quantize.rounding.snapper import Snapper
+from core.network.encodings import Elementwise
+
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A layer, its float weight as a matrix (groups, outputs, columns), its grid, and how many rows it may be given.
+
+    `mask`, in the shape of the matrix, says which weights are kept; None where all are. `bias` is (groups, outputs).
+    With `relu` the outputs, together with what they are added to, are clipped at zero.
+    """
+
+    layer: Product
+    matrix: Tensor
+    template: Elementwise
+    grid: Snapper
+    mask: Tensor | None
+    bias: Tensor
+    relu: bool
+    rows: int
+
+
+class Rows(ABC):
+    """What is remembered of a layer's inputs, in bounded memory."""
+
+    @abstractmethod
+    def add(self, rows: Tensor, original: Tensor, beside: tuple[Tensor, Tensor] | None) -> None:
+        """Inputs x̂ and those of the original x, (groups, rows, columns), and what the outputs are added to, r̂ and r."""
+
+
+R = TypeVar("R", bound=Rows)
+
+
+class Rounder(ABC, Generic[R]):
+    """One way to choose values of a grid."""
+
+    @abstractmethod
+    def collect(self, task: Task) -> R:
+        """Something that takes the rows of a layer."""
+
+    @abstractmethod
+    def choose(self, task: Task, rows: R, tick: Tick) -> Tensor:
+        """Values of the grid, (groups, outputs, columns); `tick` is called now and then, to notice a cancel."""
