@@ -1,18 +1,14 @@
 """The standard's own tests of the operators that are read: how many pass, by operator, and that none is lost."""
 
-import json
 import sys
-from pathlib import Path
 
 import onnx
 import pytest
 import torch
 
 from core.network.onnx_operators import OPERATORS
-from tests.conformance.onnx_cases import Tally, run_models, run_nodes
+from tests.conformance.onnx_cases import EXPECTED, Tally, run_models, run_nodes
 
-# How many cases pass, of how many, and why the others do not; docs/operators.md shows it.
-EXPECTED = json.loads((Path(__file__).parent / "expected.json").read_text())
 MISSING = {
     name: row["missing"]
     for rows in (EXPECTED["operators"], EXPECTED["models"])
