@@ -238,8 +238,16 @@ def _latency_tile(before: Latency, after: Latency, speedup: Speedup | None, limi
             f"p95 {formats.milliseconds(before.p95_ms)} → {formats.milliseconds(after.p95_ms)} ms, "
             f"{after.runs} runs each",
             second if limit is None else f"{second}. Limit {formats.milliseconds(limit)} ms",
+            *_say_runtimes(before, after),
         ),
     )
+
+
+def _say_runtimes(before: Latency, after: Latency) -> tuple[str, ...]:
+    """A line where original and result are fastest in different runtimes."""
+    if before.runtime == after.runtime:
+        return ()
+    return (f"Original in {before.runtime}, result in {after.runtime}",)
 
 
 def _speed_judgement(speedup: Speedup | None) -> tuple[Tone, str]:

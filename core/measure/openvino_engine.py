@@ -66,7 +66,7 @@ def request_for(compiled: ov.CompiledModel, feed: Feed) -> ov.InferRequest:
 def compile_for(path: Path, feed: Feed, threads: int, *, profiled: bool = False) -> ov.CompiledModel:
     """A file compiled for the very sizes of a feed, as a service of one size would do; raises `runtime_failed`.
 
-    Free sizes make OpenVINO up to a third slower. Where the graph does not let them be fixed they stay free.
+    Free sizes make OpenVINO up to 1.4 times as slow. Where the graph does not let them be fixed they stay free.
     """
     model = _read(path)
     try:

@@ -61,6 +61,8 @@ def _latency(verdict: Verdict) -> Iterator[Row]:
         if each.batch in after:
             old, new = milliseconds(each.median_ms), milliseconds(after[each.batch].median_ms)
             yield f"latency, batch {each.batch}", old, new, _speedup(speedups.get(each.batch))
+            if each.runtime != after[each.batch].runtime:
+                yield "  in", each.runtime, after[each.batch].runtime, ""
 
 
 def _memory(before: Measured, after: Measured) -> Iterator[Row]:

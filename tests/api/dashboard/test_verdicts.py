@@ -84,3 +84,18 @@ def test_the_limit_lies_between_what_it_separates() -> None:
     drawn = charts.latency_interval(latency(1, 2.0, 2.2), latency(1, 1.0, 1.1), 1.5)
     assert drawn.limit is not None
     assert drawn.result.dot < drawn.limit < drawn.original.dot
+
+
+def test_different_runtimes_of_original_and_result_are_told() -> None:
+    measured = verdict()
+    here, there = (
+        tuple(each.model_copy(update={"runtime": runtime}) for each in measured.original.latency)
+        for runtime in ("onnxruntime 1", "openvino 2")
+    )
+    for results, found in ((there, True), (here, False)):
+        shown = verdict(
+            original=measured.original.model_copy(update={"latency": here}),
+            result=measured.result.model_copy(update={"latency": results}),
+        )
+        lines = verdicts.tiles(job(verdict=shown))[2].print
+        assert ("Original in onnxruntime 1, result in openvino 2" in lines) is found
