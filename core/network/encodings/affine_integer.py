@@ -169,7 +169,7 @@ class AffineInteger(Elementwise):
 
     def table(self, writer: Writer[V]) -> V:
         """The levels, scaled at once where there is one scale for all."""
-        low, count = self.grid.low - self.grid.zero_point, 2**self.grid.bits
+        low, count = self._lowest, 2**self.grid.bits
         if self._scales_table:
             return writer.multiply(writer.levels(low, count), self._write_scale(writer))
         return writer.byte_levels(low, count)
@@ -182,19 +182,35 @@ class AffineInteger(Elementwise):
     def write_codes(self, writer: Writer[V], codes: Tensor) -> V:
         """Bytes are looked up and cast, which takes less memory than to look up floats."""
         values = super().write_codes(writer, codes)
-        return values if self._scales_table or self.bits is None else writer.floats(values)
+        if self._scales_table or self.bits is None:
+            return values
+        return writer.floats(writer.settle(values))
 
     def finish(self, writer: Writer[V], values: V) -> V:
         """Subtract zero points, multiply by scales."""
         if self._scales_table:
             return values
-        if self.grid.group is not None:
-            values = writer.reshape(values, self._blocks.view)
+        if self.grid.group is None:
+            return self._scaled(writer, values)
+        return writer.reshape(self._scaled(writer, writer.reshape(values, self._blocks.view)), self.shape)
+
+    def write(self, writer: Writer[V]) -> V:
+        """Groups lie in rows from the start, which saves a copy of the weight."""
+        if self.grid.group is None:
+            return super().write(writer)
+        values = self.write_codes(writer, self.codes.reshape(self._blocks.view))
+        return writer.reshape(self._scaled(writer, values), self.shape)
+
+    def _scaled(self, writer: Writer[V], values: V) -> V:
         if self.zero_points is not None:
             zeros = writer.constant("zero_point", "scales", self._blocks.spread(self.zero_points))
             values = writer.subtract(values, writer.floats(zeros))
-        values = writer.multiply(values, self._write_scale(writer))
-        return values if self.grid.group is None else writer.reshape(values, self.shape)
+        return writer.multiply(values, self._write_scale(writer))
+
+    @property
+    def _lowest(self) -> int:
+        """What the code 0 stands for."""
+        return self.grid.low - self.grid.zero_point
 
     @property
     def _scales_table(self) -> bool:
@@ -229,9 +245,8 @@ class AffineInteger(Elementwise):
 
     def write_distances(self, writer: OnnxWriter, codes: Tensor) -> str:
         """Of some codes the integers, counted from the zero point: int32."""
-        low = self.grid.low - self.grid.zero_point
         if self.bits is not None:
-            levels = writer.levels(low, 2**self.grid.bits, integer=True)
+            levels = writer.levels(self._lowest, 2**self.grid.bits, integer=True)
             return writer.look_up(Packed.of(codes, self.bits), "", self.role, levels, codes.shape)
         integers = writer.integers(writer.constant("", self.role, codes))
         return writer.subtract(integers, writer.levels(self.grid.zero_point, 1, integer=True))

@@ -44,6 +44,20 @@ class AtenWriter(Writer[fx.Node]):
             raise ValueError("codes without planes")
         return self.reshape(self.pick(table, self._cut(found, codes)), shape)
 
+    def ranks(self, bits: Packed, suffix: str, role: Role) -> fx.Node:
+        """Running sums."""
+        flags = self.look_up(bits, suffix, role, self.levels(0, 2, integer=True), (bits.count,))
+        return self.multiply(self.running_sum(flags), flags)
+
+    def settle(self, value: fx.Node) -> fx.Node:
+        """Nothing is kept anyway."""
+        return value
+
+    def trim(self, value: fx.Node, size: int) -> fx.Node:
+        """Nothing stands behind."""
+        del size
+        return value
+
     def _look_up_bytes(self, codes: Packed, stored: fx.Node, table: fx.Node, shape: Sequence[int]) -> fx.Node:
         every = self._call(_ATEN.to.dtype, self.levels(0, 256, integer=True), torch.uint8)
         digits = self._call(_ATEN.to.dtype, self._split(every, codes.bits), torch.int64)

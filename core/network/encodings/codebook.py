@@ -120,8 +120,9 @@ class Codebook(Elementwise):
         books = writer.zero_first(writer.constant("book", "codebooks", self.book), self._groups, integer=False)
         starts = writer.levels(0, self._groups, integer=True)
         steps = writer.multiply(starts, writer.levels(self._values + 1, 1, integer=True))
-        places = writer.add(writer.reshape(values, (self._groups, -1)), writer.reshape(steps, (-1, 1)))
-        return writer.reshape(writer.pick(writer.reshape(books, (-1,)), places), self.shape)
+        rows = writer.settle(writer.reshape(values, (self._groups, -1)))
+        places = writer.settle(writer.add(rows, writer.reshape(steps, (-1, 1))))
+        return writer.reshape(writer.settle(writer.pick(writer.reshape(books, (-1,)), places)), self.shape)
 
 
 def _nearest(weights: Tensor, book: Tensor) -> Tensor:

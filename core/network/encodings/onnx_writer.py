@@ -1,8 +1,9 @@
 """Writes encodings as plain ONNX that a stock onnxruntime folds to one float constant while it loads.
 
 Codes are not taken apart one by one: a byte (or some more bits, where a code has several planes) selects a row of a
-table that holds all values of its codes. Folding keeps whatever it computes until it is done, so memory while loading
-is the sum of all steps; rows keep the steps few and their integers small.
+table that holds all values of its codes. Folding goes over the graph several times and keeps whatever it computes until
+a round is done, so memory while loading is the sum of the steps of a round; rows keep the steps few and their integers
+small, and stages end rounds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,10 +15,13 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from core.network.encodings.packing import PLANES, Packed
+from core.network.encodings.packing import BYTE, PLANES, Packed
 from core.network.encodings.writer import Role, Writer
 
 _INT = TensorProto.INT32
+_SMALL = {torch.int8: TensorProto.INT8, torch.uint8: TensorProto.UINT8}
+# Below any rank.
+_NO_RANK = -(2**30)
 
 
 @final
@@ -30,12 +34,15 @@ class OnnxWriter(Writer[str]):
         self.initializers: list[onnx.TensorProto] = []
         self._names = names
         self._parameter = ""
+        self._staged = False
         self._stored: set[str] = set()
+        self._kinds: dict[str, int] = {}
         self._shared: dict[object, str] = {}
 
-    def begin(self, parameter: str) -> None:
-        """Name what follows after this parameter."""
+    def begin(self, parameter: str, *, staged: bool = False) -> None:
+        """Name what follows after this parameter; `staged` saves memory while loading and takes some more nodes."""
         self._parameter = parameter
+        self._staged = staged
 
     def constant(self, suffix: str, role: Role, value: Tensor) -> str:
         """An initializer whose name ends with its role, so that bytes can be itemised."""
@@ -46,7 +53,7 @@ class OnnxWriter(Writer[str]):
         # Positions are looked up twice.
         if name not in self._stored:
             self._stored.add(name)
-            self.initializers.append(numpy_helper.from_array(value.detach().contiguous().numpy(), name))
+            self._add(numpy_helper.from_array(value.detach().contiguous().numpy(), name))
         return name
 
     def look_up(self, codes: Packed, suffix: str, role: Role, table: str, shape: Sequence[int]) -> str:
@@ -62,23 +69,77 @@ class OnnxWriter(Writer[str]):
             values = self._node("Slice", flat, self._integers([0]), self._integers([codes.count]))
         return self.reshape(values, shape)
 
+    def ranks(self, bits: Packed, suffix: str, role: Role) -> str:
+        """Counts of the bytes before, and of the bits before within a byte: int32, shape (bytes, 8)."""
+        counts, inner = self._ranks_in_bytes()
+        stored = self._cast(self.constant(suffix, role, bits.planes[0]), _INT)
+        of_bytes = self._node("Gather", counts, stored)
+        before = self.reshape(self.subtract(self.running_sum(of_bytes), of_bytes), (-1, 1))
+        found = self.settle(self.add(self._node("Gather", inner, stored), before))
+        return self._node("Max", found, self._array(np.array(0, np.int32)))
+
+    def _ranks_in_bytes(self) -> tuple[str, str]:
+        """How many bits each byte has, shape (256,), and their ranks, negative where a bit is not set: (256, 8)."""
+        key = "ranks"
+        if key not in self._shared:
+            bits, none = self._digits(1), self._array(np.array(_NO_RANK, np.int32))
+            counted = self._node("CumSum", bits, self._array(np.array(1, np.int32)))
+            ranked = self._node("Mul", self._node("Sub", counted, none), bits)
+            self._shared[key] = self._node("Add", ranked, none)
+        return self._node("ReduceSum", self._digits(1), self._integers([1]), keepdims=0), self._shared[key]
+
+    def settle(self, value: str) -> str:
+        """An If that is always true, as is known once the value is, and whose other branch leaves its shape open.
+
+        onnxruntime puts the branch in its place and does not fold what has an open shape in the same round; before the
+        next, of at most ten, it infers shapes anew and drops what nothing needs any more.
+        """
+        if not self._staged:
+            return value
+        then, other = (next(self._names) for _ in range(2))
+        kind = self._kinds[value]
+        zero = helper.make_tensor("", kind, (), [0])
+        nodes = {
+            "then_branch": helper.make_node("Identity", [value], [then]),
+            "else_branch": helper.make_node("Constant", [], [other], value=zero),
+        }
+        branches = {
+            name: helper.make_graph([node], name[:4], [], [helper.make_tensor_value_info(node.output[0], kind, None)])
+            for name, node in nodes.items()
+        }
+        made = self._node("If", self._cast(self._node("Size", value), TensorProto.BOOL), **branches)
+        self._kinds[made] = kind
+        return made
+
+    def trim(self, value: str, size: int) -> str:
+        """Reshape, Slice."""
+        if size % BYTE == 0:
+            return value
+        return self._node("Slice", self.reshape(value, (-1,)), self._integers([0]), self._integers([size]))
+
     def _words(self, codes: Packed, suffix: str, role: Role) -> str:
         """For each byte of the first plane, it and the bits of the other planes that belong to its codes."""
         key = ("words", self._parameter, self._prefix, suffix)
         if key in self._shared:
             return self._shared[key]
+        # Of each plane the bytes that share words lie in a row: (…, 2) where the first has two, so that shapes agree.
         together = codes.together
+        twos = (2,) * ((BYTE // (PLANES[codes.bits][-1] * together)).bit_length() - 1)
         word, offset = "", 0
         for number, (width, plane) in enumerate(zip(PLANES[codes.bits], codes.planes, strict=True)):
-            stored = self.constant(f"{suffix}_{number}".strip("_") if number else suffix, role, plane)
+            served = BYTE // (width * together)
+            doubled = served.bit_length() - 1
+            shaped = plane.reshape(-1, *twos[doubled:])
+            stored = self.constant(f"{suffix}_{number}".strip("_") if number else suffix, role, shaped)
             if number:
                 # A byte of a narrower plane serves several words.
-                shares = self._node("Gather", self._shares(width * together, offset), self._cast(stored, _INT))
-                word = self._node("BitwiseOr", word, self.reshape(shares, (-1,)))
+                shares = self.reshape(self._shares(width * together, offset), (256, *twos[:doubled]))
+                word = self._node("BitwiseOr", word, self._node("Gather", shares, self._cast(stored, _INT)))
             else:
                 # Words have 14 bits at most.
                 word = self._cast(stored, TensorProto.INT16) if len(codes.planes) > 1 else stored
             offset += width * together
+        word = self.settle(word) if len(codes.planes) > 1 else word
         self._shared[key] = self._cast(word, _INT)
         return self._shared[key]
 
@@ -138,11 +199,13 @@ class OnnxWriter(Writer[str]):
 
     def small(self, value: str, dtype: torch.dtype) -> str:
         """Cast to int8 or uint8."""
-        return self._cast(value, {torch.int8: TensorProto.INT8, torch.uint8: TensorProto.UINT8}[dtype])
+        return self._cast(value, _SMALL[dtype])
 
     def reshape(self, value: str, shape: Sequence[int]) -> str:
         """Reshape."""
-        return self._node("Reshape", value, self._integers(shape))
+        # One size is left to be inferred: it keeps the shape open where the value's is (see `settle`).
+        sizes = shape if -1 in shape or 0 in shape or not shape else (-1, *shape[1:])
+        return self._node("Reshape", value, self._integers(sizes))
 
     def add(self, value: str, other: str) -> str:
         """Add."""
@@ -176,9 +239,12 @@ class OnnxWriter(Writer[str]):
 
     def scatter(self, values: str, places: str, size: int, *, integer: bool) -> str:
         """ScatterElements into a constant of zeros."""
-        zero = numpy_helper.from_array(np.zeros(1, np.int32 if integer else np.float32))
-        zeros = self._node("ConstantOfShape", self._integers([size]), value=zero)
-        return self._node("ScatterElements", zeros, places, values)
+        key = ("zeros", size, integer)
+        if key not in self._shared:
+            zero = numpy_helper.from_array(np.zeros(1, np.int32 if integer else np.float32))
+            self._shared[key] = self._node("ConstantOfShape", self._integers([size]), value=zero)
+            self._kinds[self._shared[key]] = zero.data_type
+        return self._node("ScatterElements", self._shared[key], places, values)
 
     def _cast(self, value: str, kind: int) -> str:
         return self._node("Cast", value, to=kind)
@@ -190,11 +256,17 @@ class OnnxWriter(Writer[str]):
         key = (value.dtype.str, value.shape, value.tobytes())
         if key not in self._shared:
             name = next(self._names)
-            self.initializers.append(numpy_helper.from_array(value, name))
+            self._add(numpy_helper.from_array(value, name))
             self._shared[key] = name
         return self._shared[key]
 
+    def _add(self, tensor: onnx.TensorProto) -> None:
+        self._kinds[tensor.name] = tensor.data_type
+        self.initializers.append(tensor)
+
     def _node(self, operator: str, *inputs: str, **attributes: Any) -> str:
         name = next(self._names)
+        # Of all operators but a few the result has the type of the first input.
+        self._kinds[name] = attributes.get("to", self._kinds[inputs[0]])
         self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
         return name

@@ -49,7 +49,9 @@ class Positions:
         """Write the vector of all weights, from the values of those that are kept; the others are zero."""
         codes = 2**self.codes.bits
         if self.form == "bits":
-            return self._rank(writer, kept, writer.levels(0, 2, integer=True), integer=integer)
+            ranks = writer.settle(writer.ranks(self.codes, "positions", "indices"))
+            found = writer.pick(writer.zero_first(kept, None, integer=integer), ranks)
+            return writer.settle(writer.trim(found, self.size))
         steps = writer.levels(0, codes, integer=True)
         if bool((self.codes.codes() == 0).any()):
             largest = writer.levels(codes - 1, 1, integer=True)
@@ -59,8 +61,8 @@ class Positions:
             flags = writer.zero_first(ones, None, integer=True)
             kept = self._rank(writer, kept, flags, integer=integer)
         distances = writer.running_sum(self._look_up(writer, steps))
-        places = writer.subtract(distances, writer.levels(1, 1, integer=True))
-        return writer.scatter(kept, places, self.size, integer=integer)
+        places = writer.settle(writer.subtract(distances, writer.levels(1, 1, integer=True)))
+        return writer.settle(writer.scatter(kept, places, self.size, integer=integer))
 
     def _rank(self, writer: Writer[V], kept: V, flags: V, *, integer: bool) -> V:
         """For each code the kept value that belongs to it, zero where there is none; `flags` says which have one."""

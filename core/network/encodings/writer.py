@@ -39,6 +39,21 @@ class Writer(ABC, Generic[V]):
         """table[code] for each code, in `shape`; `table` has the shape (2^bits,) or less where no code is larger."""
 
     @abstractmethod
+    def ranks(self, bits: Packed, suffix: str, role: Role) -> V:
+        """For each bit that is set how many are set up to it, counted from 1, and 0 for the others: integers.
+
+        Their shape is (count,), or (bytes, 8) with those that fill the last byte.
+        """
+
+    @abstractmethod
+    def settle(self, value: V) -> V:
+        """The same value; a place where whoever computes it once may forget what it came from."""
+
+    @abstractmethod
+    def trim(self, value: V, size: int) -> V:
+        """The first `size` numbers of a vector, or of the rows of a matrix one after the other; may keep the shape."""
+
+    @abstractmethod
     def levels(self, low: int, count: int, *, integer: bool = False) -> V:
         """The vector low, low + 1, … of `count` floats, or integers."""
 

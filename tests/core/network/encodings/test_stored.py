@@ -14,11 +14,13 @@ from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
 from core.measure.size import itemise_bytes
-from core.network.encodings import Emission, Encoding, Masked, restore
+from core.network.encodings import Emission, Encoding, Masked, Written, restore
 from core.network.encodings.onnx_writer import OnnxWriter
+from core.network.encodings.operators import DOMAIN, STORED
 from core.network.encodings.packing import PLANES, Packed, packed_size
 from core.network.encodings.positions import Positions
 from core.network.export_compact import PRODUCER, short_names
+from core.network.export_stored import put_stored
 from tests.core.network.encodings.cases import CASES, sample
 
 
@@ -26,10 +28,17 @@ def equal(found: Tensor, wanted: Tensor, name: str) -> bool:
     return torch.allclose(found, wanted, atol=1e-6) if name.startswith("low rank") else torch.equal(found, wanted)
 
 
-def onnx_file(encoding: Encoding, path: Path) -> Path:
+STAGED = (
+    "int3", "int7", "int4 in groups", "uint4 in groups", "codebook of 100", "2 codebooks of 7", "half masked", "masked",
+    "masked over codebook of 5", "masked over 2 codebooks of 7", "masked over int4 in groups",
+    "low rank of a masked codebook",
+)  # fmt: skip
+
+
+def onnx_file(encoding: Encoding, path: Path, *, staged: bool = False) -> Path:
     """A model that adds its input, a scalar, to the weight."""
     writer = OnnxWriter(short_names({"x", "y"}))
-    writer.begin("conv.weight")
+    writer.begin("conv.weight", staged=staged)
     value = encoding.write(writer)
     nodes = [*writer.nodes, helper.make_node("Add", ["x", value], ["y"])]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
@@ -59,6 +68,33 @@ def test_onnxruntime_folds_the_promised_bytes_to_the_decoded_weight(name: str, t
     assert [(tuple(tensor.dims), tensor.data_type) for tensor in optimised.initializer] == [
         (encoding.shape, TensorProto.FLOAT)
     ]
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_stages_are_folded_too_and_store_the_same(name: str, tmp_path: Path) -> None:
+    encoding = CASES[name](sample())
+    path = onnx_file(encoding, tmp_path / "model.onnx", staged=True)
+    assert "If" in {node.op_type for node in onnx.load(path).graph.node}
+    found = itemise_bytes(path).model_dump()
+    assert {**found, "graph": 0} == encoding.bytes().model_dump()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (weight,) = session.run(None, {"x": np.zeros((), np.float32)})
+    assert equal(torch.from_numpy(weight), encoding.decode(), name)
+    # Not more rounds of folding than onnxruntime makes.
+    assert [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node] == ["Add"]
+
+
+@pytest.mark.parametrize(("side", "staged"), [(2048, True), (200, False)])
+def test_only_large_networks_are_written_in_stages(side: int, staged: bool) -> None:
+    written = Written()
+    encoding = CASES["int7"](torch.ones(side, side))
+    key = written.add(encoding, "fc.weight", encoding.write, torch.float32)
+    node = helper.make_node(STORED, [], ["w"], domain=DOMAIN, key=key)
+    model = put_stored(helper.make_model(helper.make_graph([node], "g", [], [])), written)
+    assert ("If" in {node.op_type for node in model.graph.node}) == staged
 
 
 @pytest.mark.parametrize("name", CASES)
