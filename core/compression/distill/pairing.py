@@ -76,7 +76,7 @@ def pair_by_depth(student: Network, teacher: Network, *, flat: bool) -> tuple[Pa
 
 def pair_by_name(student: Network, teacher: Network, names: Sequence[str]) -> tuple[Pairing, ...]:
     """The outputs of the layers that `student=teacher` names; raises `method_not_applicable` for an unknown one."""
-    sides = [(network, _shapes(network)) for network in (student, teacher)]
+    sides = [(network, shapes_of(network)) for network in (student, teacher)]
     found = []
     for pair in names:
         places = [
@@ -90,7 +90,7 @@ def pair_by_name(student: Network, teacher: Network, names: Sequence[str]) -> tu
 def find_cuts(network: Network) -> list[Place]:
     """The values through which everything passes that weights have made, in order, the outputs left out."""
     nodes = list(network.graph.graph.nodes)
-    shapes, parameters = _shapes(network), dict(network.graph.named_parameters(remove_duplicate=False)).keys()
+    shapes, parameters = shapes_of(network), dict(network.graph.named_parameters(remove_duplicate=False)).keys()
     position = {node: at for at, node in enumerate(nodes)}
     last_use = {node: max((position[user] for user in node.users), default=-1) for node in nodes}
     output = next(node for node in reversed(nodes) if node.op == "output")
@@ -108,7 +108,7 @@ def find_cuts(network: Network) -> list[Place]:
     return cuts
 
 
-def _shapes(network: Network) -> dict[str, tuple[int, ...]]:
+def shapes_of(network: Network) -> dict[str, tuple[int, ...]]:
     """By node, the shape without the batch of every tensor of real numbers."""
     shapes: dict[str, tuple[int, ...]] = {}
 

@@ -1,11 +1,12 @@
 """Who learns: the network as it stands, another model, or a smaller network that is cut out of a teacher."""
 
 from core.compression.context import Context
+from core.compression.distill.recalibration import recalibrate
 from core.errors import ModelpressError
 from core.network.network import Network
 from core.network.surgery.blocks import find_blocks
 from core.network.surgery.depth import choose_blocks
-from core.network.surgery.thinning import thin
+from core.network.surgery.thinning import cut_out_thin, magnitude
 from core.specs.distill import ORIGINAL, BlockDistillation, Distillation
 
 
@@ -27,7 +28,8 @@ def choose_student(spec: Distillation, network: Network, context: Context) -> Ne
     if isinstance(spec.student, str):
         return _other(spec.student, context)
     teacher = teachers_of(spec, network, context)[0]
-    student = thin(teacher, spec.student.width, spec.student.depth)
+    thinned = cut_out_thin(teacher, spec.student.width, spec.student.depth, magnitude)
+    student = thinned.network
     sizes = [sum(parameter.numel() for parameter in each.graph.parameters()) for each in (teacher, student)]
     said = ""
     if spec.student.depth < 1:
@@ -35,6 +37,7 @@ def choose_student(spec: Distillation, network: Network, context: Context) -> Ne
         left = len(blocks) - len(choose_blocks(blocks, spec.student.depth))
         said = f", and {left} of its {len(blocks)} blocks"
     context.log(f"The student has {sizes[1]:,} of the teacher's {sizes[0]:,} parameters{said}.")
+    recalibrate(student, teacher, thinned.kept, context)
     return student
 
 

@@ -17,7 +17,7 @@ from core.errors import ModelpressError
 from core.network.network import Network
 from core.network.surgery.analysis import analyse
 from core.network.surgery.cutting import cut_network, owners, permute_network
-from core.network.surgery.dimensions import SINGLE, Axis, Dimension, label, leaves, size
+from core.network.surgery.dimensions import SINGLE, Axis, Dimension, label, leaves, select, size
 from core.network.surgery.widths import CostModel, Costs
 
 
@@ -136,6 +136,12 @@ class Channels:
         if path not in self._dimensions:
             raise ModelpressError("invalid_request", f"The network has no weight {path} that it reads.", layer=path)
         return self._dimensions[path]
+
+    def positions(self, path: str, dim: int, keep: Mapping[Group, Sequence[int] | Tensor]) -> Tensor | None:
+        """The positions of a dimension of a parameter that `resize` would keep; None for all of them."""
+        chosen = {group.axis: _positions(group, kept) for group, kept in keep.items()}
+        e = self.dimensions(path)[dim]
+        return select(e, chosen) if any(axis in chosen for axis in leaves(e)) else None
 
     def resize(self, keep: Mapping[Group, Sequence[int] | Tensor]) -> Network:
         """A copy that keeps only these positions of each group named, in rising order; all else stays as it is.

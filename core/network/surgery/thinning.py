@@ -1,7 +1,9 @@
 """Thin students: a smaller network of the same make, initialised from the weights of the one that it is made from."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import final
 
 from torch import Tensor, nn
 
@@ -21,6 +23,18 @@ _SMALLEST = 2
 _NEAR = 0.1
 
 
+@final
+@dataclass(frozen=True)
+class Thinned:
+    """A network that was cut out of another one.
+
+    `kept` has, by path of a parameter, the positions of its first dimension that stayed; of one not named, all did.
+    """
+
+    network: Network
+    kept: Mapping[str, Tensor]
+
+
 def thin(network: Network, width: float = 0.5, depth: float = 1.0, *, criterion: Criterion | None = None) -> Network:
     """A copy with `width` (above 0, up to 1) of the channels, heads and hidden units of every layer; outputs stay.
 
@@ -29,11 +43,16 @@ def thin(network: Network, width: float = 0.5, depth: float = 1.0, *, criterion:
     rounded, to multiples of 8 where they are large, and are at least 2. Where two groups lie in one dimension, as heads
     and head size, one of them is cut. Raises `invalid_request`, and `method_not_applicable` where nothing can be cut.
     """
+    return cut_out_thin(network, width, depth, criterion or magnitude).network
+
+
+def cut_out_thin(network: Network, width: float, depth: float, criterion: Criterion) -> Thinned:
+    """As `thin`, and which channels it is that stayed."""
     for name, share in (("width", width), ("depth", depth)):
         if not 0 < share <= 1:
             raise ModelpressError("invalid_request", f"A {name} must be above 0 and at most 1.", pointer=f"/{name}")
     shallow = network if depth == 1 else _make_shallow(network, depth)
-    return shallow if width == 1 else _make_narrow(shallow, width, criterion or magnitude)
+    return Thinned(shallow, {}) if width == 1 else _make_narrow(shallow, width, criterion)
 
 
 def _make_shallow(network: Network, depth: float) -> Network:
@@ -54,12 +73,15 @@ def _make_shallow(network: Network, depth: float) -> Network:
     return drop_blocks(network, dropped)
 
 
-def _make_narrow(network: Network, width: float, criterion: Criterion) -> Network:
+def _make_narrow(network: Network, width: float, criterion: Criterion) -> Thinned:
     channels = Channels(network)
     widths = choose_widths(channels, width)
     if not widths:
         raise ModelpressError("method_not_applicable", "This network has no channels that can be cut.")
-    return channels.resize({group: _best(criterion(group), kept) for group, kept in widths.items()})
+    keep = {group: _best(criterion(group), kept) for group, kept in widths.items()}
+    paths = {member.path for group in keep for member in group.members if member.is_parameter and member.dim == 0}
+    kept = {path: positions for path in paths if (positions := channels.positions(path, 0, keep)) is not None}
+    return Thinned(channels.resize(keep), kept)
 
 
 def magnitude(group: Group) -> Tensor:

@@ -21,6 +21,16 @@ def distance(student: Network, teacher: Network, dataset: Dataset) -> float:
     return float((found - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum())
 
 
+def correlation(student: Network, teacher: Network, dataset: Dataset) -> float:
+    """Mean correlation of the probabilities of each sample."""
+    (batch,) = dataset.batches("evaluation", 200)
+    with torch.no_grad():
+        found, wanted = (network.graph(batch.inputs["x"]).softmax(1) for network in (student, teacher))
+    # All probabilities of a sample are 1 together.
+    mean = 1 / found.shape[1]
+    return float(torch.cosine_similarity(found - mean, wanted - mean, dim=1).mean())
+
+
 @pytest.fixture
 def teacher(residual: Network) -> Network:
     """The network with answers that differ from sample to sample by about as much as a trained one's."""

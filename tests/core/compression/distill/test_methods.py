@@ -22,7 +22,7 @@ from core.messages import MetricMessage
 from core.network.network import Network
 from core.network.surgery import thin
 from core.specs.distill import FeatureDistillation, LogitDistillation
-from tests.core.compression.distill.conftest import distance
+from tests.core.compression.distill.conftest import correlation, distance
 
 HALF = {"width": 0.5}
 SHORT = {"epochs": 6, "lr": 2e-3, "batch_size": 32, "augment": "none"}
@@ -78,7 +78,11 @@ def test_a_thin_student_comes_near_its_teacher(lesson, teacher, data, loss):
     assert [tuple(tensor.shape) for tensor in weights_of(student).values()] == [
         tuple(tensor.shape) for tensor in weights_of(start).values()
     ]
-    assert distance(student, teacher, data) < 0.7 * distance(start, teacher, data)
+    if loss == "dist":
+        # It asks for correlation, whatever the size of the answers.
+        assert correlation(student, teacher, data) > correlation(start, teacher, data) + 0.15
+    else:
+        assert distance(student, teacher, data) < 0.7 * distance(start, teacher, data)
     assert set(report.layers) == {name.rpartition(".")[0] for name in weights_of(student)}
     assert report.plan["training"]["steps_done"] > 0
 
