@@ -78,7 +78,7 @@ def test_a_teacher_must_be_ready(tenant: str) -> None:
 def test_what_does_not_fit_is_refused_with_both_shapes(tenant: str, changes: dict[str, Any], told: tuple[str]) -> None:
     model, dataset = make_model(tenant), make_dataset(tenant)
     other = make_model(tenant, described_model(**changes))
-    for step in ({"teacher": other}, {"student": other}):
+    for step in ({"teacher": other}, {"student": other}, {"method": "distill.blocks", "teacher": other}):
         ((code, pointer, text),) = objections(tenant, distil(model, dataset, **step))
         assert (code, pointer) == ("method_not_applicable", "/recipe/steps/0")
         assert all(part in text for part in (*told, other))
