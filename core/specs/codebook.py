@@ -39,7 +39,8 @@ class CodebookQuantization(FewValues):
     weighting: Literal["none", "fisher"] = Field(
         "none",
         description="fisher: errors count by how much the network's answers depend on the weight (SqueezeLLM, arXiv "
-        "2306.07629), measured on samples, without labels. It helps most at 2 and 3 bits.",
+        "2306.07629), measured on samples, without labels; of some ways to use that, each layer gets the one that is "
+        "best on samples that are held back. It helps most at 2 and 3 bits.",
     )
     samples: int = Field(256, ge=1, le=10_000, description="Samples for `weighting: fisher`, in samples.")
 

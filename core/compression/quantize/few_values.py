@@ -52,10 +52,17 @@ class ValueQuantizer(Method[S], ABC, Generic[S]):
         del network, candidates, spec, context
         return {}
 
+    def choose(
+        self, network: Network, encoded: Sequence[tuple[Given, Elementwise]], spec: S, context: Context
+    ) -> tuple[dict[str, Elementwise], dict[str, JsonValue]]:
+        """The encodings by name of the parameter, once all of them are known, and what the plan must say of them."""
+        del network, spec, context
+        return {given.candidate.name: made for given, made in encoded}, {}
+
     def apply(self, network: Network, spec: S, context: Context) -> tuple[Network, Report]:
         """A copy with encoded weights; raises `unsupported_layer`, `non_finite`, `missing_data`."""
         candidates, left_out = _find(network, spec)
-        encodings, useless = self._encode(network, candidates, spec, context)
+        encodings, useless, record = self._encode(network, candidates, spec, context)
         _tell_noise(encodings, candidates, context)
         sensitivities = _measure(network, encodings, context)
         chosen, findings = _hold(network, encodings, sensitivities, context)
@@ -69,25 +76,29 @@ class ValueQuantizer(Method[S], ABC, Generic[S]):
             "layers": list[JsonValue](layers),
             "kept_float": list[JsonValue](sorted({*left_out, *kept, *spec.keep_float})),
             "encodings": {name: encoding.name for name, encoding in sorted(chosen.items())},
+            **record,
         }
         return put_encodings(network, chosen), Report(layers, sensitivities, findings, plan)
 
     def _encode(
         self, network: Network, candidates: Sequence[Candidate], spec: S, context: Context
-    ) -> tuple[dict[str, Elementwise], list[str]]:
-        """Encodings by name of the parameter, and the layers whose weights would not get smaller."""
+    ) -> tuple[dict[str, Elementwise], list[str], dict[str, JsonValue]]:
+        """Encodings by name of the parameter, the layers whose weights would not get smaller, and what was chosen."""
         importance = self.weigh(network, candidates, spec, context)
-        templates: dict[str, Elementwise] = {}
+        encoded: list[tuple[Given, Elementwise]] = []
         useless: list[str] = []
         for number, candidate in enumerate(candidates):
-            context.progress(0.2 + 0.2 * number / len(candidates), f"Values for {candidate.path}")
+            context.progress(0.2 + 0.1 * number / len(candidates), f"Values for {candidate.path}")
             before = network.encodings.get(candidate.name) or Dense(candidate.weight)
             mask = before.mask if isinstance(before, Masked) else None
-            made = self.encode(Given(candidate, mask, importance.get(candidate.name)), spec)
+            given = Given(candidate, mask, importance.get(candidate.name))
+            made = self.encode(given, spec)
             if _bytes(put_on(before, made)) < _bytes(before):
-                templates[candidate.name] = made
+                encoded.append((given, made))
             else:
                 useless.append(candidate.path)
+
+        templates, record = self.choose(network, encoded, spec, context)
 
         def samples() -> Sequence[tuple[Tensor, ...]]:
             return list(input_batches(network, _calibration(context), "calibration", limit=spec.rounding.samples))
@@ -95,7 +106,7 @@ class ValueQuantizer(Method[S], ABC, Generic[S]):
         def progress(fraction: float, message: str) -> None:
             context.progress(0.4 + 0.25 * fraction, message)
 
-        return round_weights(network, templates, spec.rounding, samples, progress), useless
+        return round_weights(network, templates, spec.rounding, samples, progress), useless, record
 
 
 def _find(network: Network, spec: FewValues) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from core.compression.checks import check_step
 from core.compression.context import Context
+from core.compression.quantize.book_weighting import weigh_errors
 from core.compression.quantize.candidates import Candidate
 from core.compression.quantize.few_values import Given
 from core.compression.registry import method_of
+from core.compression.yardstick import Yardstick
 from core.data.dataset import Dataset, open_dataset
 from core.description import DatasetSpec, ModelDescription, SplitArrays
 from core.errors import ModelpressError
@@ -175,13 +177,34 @@ def test_importance_moves_values_to_the_weights_that_count() -> None:
     assert errors[1] < errors[0] / 2
 
 
-def test_fisher_is_measured_on_samples_and_changes_the_books(residual: Network, context: MakeContext) -> None:
+def test_fisher_is_measured_on_samples_and_each_layer_gets_the_way_that_serves_best(
+    residual: Network, context: MakeContext, images: Dataset
+) -> None:
     plain, weighted = CodebookQuantization(values=4), CodebookQuantization(values=4, weighting="fisher", samples=24)
-    books = [method_of(spec).apply(residual, spec, context())[0].encodings["fc1.weight"] for spec in (plain, weighted)]
-    assert not torch.equal(books[0].decode(), books[1].decode())
+    yardstick = Yardstick(residual, images, split="validation", limit=256)
+    one, _ = method_of(plain).apply(residual, plain, context())
+    other, report = method_of(weighted).apply(residual, weighted, context())
+    assert yardstick.score(other).loss < yardstick.score(one).loss
+    assert set(report.plan["weightings"]) == set(other.encodings)
+    again, repeated = method_of(weighted).apply(residual, weighted, replace(context(), recorded=report.plan))
+    assert repeated.plan == report.plan
+    assert all(torch.equal(tensor, again.graph.state_dict()[name]) for name, tensor in other.graph.state_dict().items())
     with pytest.raises(ModelpressError) as caught:
         method_of(weighted).apply(residual, weighted, replace(context(), dataset=None))
     assert caught.value.code == "missing_data"
+
+
+def test_ways_to_weigh_errors() -> None:
+    information = torch.tensor([[1.0, 4.0], [16.0, 0.0]])
+    assert weigh_errors(information, "none") is None
+    full, root, smoothed = (weigh_errors(information, kind) for kind in ("full", "root", "smoothed"))
+    assert torch.allclose(full, information.double() + 0.01 * 21 / 4)
+    assert torch.allclose(root, information.double().sqrt() + 0.01 * 7 / 4)
+    # Rows have 2.5 and 8 on average, columns 8.5 and 2, all 5.25.
+    expected = (information * torch.tensor([[2.5 * 8.5, 2.5 * 2], [8 * 8.5, 8 * 2]]) / 5.25).double().sqrt()
+    assert torch.allclose(smoothed, expected + 0.01 * expected.mean())
+    assert weigh_errors(torch.zeros(3, 2), "smoothed").tolist() == [[0.0, 0.0]] * 3
+    assert weigh_errors(torch.ones(3), "smoothed").shape == (3,)
 
 
 def test_first_and_last_can_stay_float_and_dry_run_and_method_agree(residual: Network, context: MakeContext) -> None:
