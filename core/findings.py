@@ -121,13 +121,6 @@ _CODES = (
         "told in the one that is fastest over all batch sizes, the original at each batch size where that is fastest.",
     ),
     FindingCode(
-        "weights_decoded_in_every_run",
-        "advice",
-        "The runtime decodes stored weights in every run",
-        "Packed integers, codebooks and masks are written as nodes that follow from constants alone. onnxruntime "
-        "computes them once, while it loads the file; OpenVINO has no such step for some of their operators.",
-    ),
-    FindingCode(
         "runtimes_differ",
         "advice",
         "The runtimes answer differently to the same file",
@@ -206,6 +199,26 @@ _CODES = (
         "info",
         "Some layers were not compressed",
         "They were asked to stay, have no integer kernel, or lose more quality than the limit allows.",
+    ),
+    FindingCode(
+        "bits_by_layer",
+        "info",
+        "Layers have different numbers of bits",
+        "They were chosen so that what each layer costs alone adds up to the least within the budget. What was "
+        "predicted so is compared with what the choice does on samples of the data, beside the same bits for all.",
+    ),
+    FindingCode(
+        "equal_bits_kept",
+        "info",
+        "The same bits for all layers were better than different ones",
+        "What layers cost together is not quite what each costs alone; the choice is compared with equal bits within "
+        "the budget, and the better is kept.",
+    ),
+    FindingCode(
+        "budget_missed",
+        "problem",
+        "The budget cannot be kept to",
+        "The result takes the least that there is. Allow fewer bits, let fewer layers stay float, or raise the budget.",
     ),
     FindingCode(
         "weights_inside_float",

@@ -10,7 +10,6 @@ from pathlib import Path
 import openvino as ov
 
 from core.measure.kernels import Kernel
-from core.measure.onnx_graph import load_graph
 from core.measure.openvino_engine import compile_for, request_for
 from core.measure.profile import RUNS, WARM_UP_RUNS, NodeTime, TimeShares, share_out
 from core.measure.runtime import Feed
@@ -50,8 +49,7 @@ def profile_openvino(path: Path, feed: Feed, layers: Sequence[str], *, threads: 
         for info in request.get_profiling_info():
             times[info.node_name].append(info.real_time.total_seconds())
     nodes = list(_nodes(compiled))
-    folded = frozenset(load_graph(path).folded)
-    spent = [_spent(node, times, folded) for node in nodes]
+    spent = [_spent(node, times) for node in nodes]
     return OpenvinoProfile(share_out(spent, layers), tuple(_kernel(node) for node in nodes if node.kind in PRODUCTS))
 
 
@@ -68,8 +66,7 @@ def _nodes(compiled: ov.CompiledModel) -> Iterator[_Node]:
         )
 
 
-def _spent(node: _Node, times: dict[str, list[float]], folded: frozenset[str]) -> NodeTime:
-    """`folded` are the values that follow from constants; not all of them does OpenVINO compute while it loads."""
+def _spent(node: _Node, times: dict[str, list[float]]) -> NodeTime:
     durations = times.get(node.names[0], [0.0])[WARM_UP_RUNS:] or [0.0]
     rounds = node.kind == SUBGRAPH and (node.integer or node.writes_integers)
     return NodeTime(
@@ -78,7 +75,6 @@ def _spent(node: _Node, times: dict[str, list[float]], folded: frozenset[str]) -
         duration=statistics.median(durations),
         integer=node.kind in PRODUCTS and node.integer,
         conversion=node.kind in CONVERSIONS or rounds,
-        decoding=node.kind not in PRODUCTS and not folded.isdisjoint(node.names),
     )
 
 

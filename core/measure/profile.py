@@ -26,15 +26,13 @@ AFTER_LAYER = ("", ".", "/", "_")
 class TimeShares:
     """Shares of the time of one run, from 0 to 1: by layer, of nodes between float and integer, of integer products.
 
-    `operators` are the shares of all other operators by name, among them `decoding`: what follows from constants alone
-    and should have been computed once.
+    `operators` are the shares of all other operators by name.
     """
 
     layers: dict[str, float]
     conversions: float
     integer: float = 0.0
     operators: dict[str, float] = field(default_factory=dict)
-    decoding: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +44,6 @@ class NodeTime:
     duration: float
     integer: bool
     conversion: bool
-    decoding: bool = False
 
 
 def share_time(path: Path, feed: Feed, layers: Sequence[str], *, threads: int) -> TimeShares:
@@ -90,8 +87,7 @@ def share_out(nodes: Iterable[NodeTime], layers: Sequence[str]) -> TimeShares:
             others[node.operator] += node.duration / total
     conversions = sum(node.duration for node in every if node.conversion) / total
     integer = sum(node.duration for node in every if node.integer) / total
-    decoding = sum(node.duration for node in every if node.decoding) / total
-    return TimeShares(shares, conversions, integer, dict(others), decoding)
+    return TimeShares(shares, conversions, integer, dict(others))
 
 
 def find_layer(names: Sequence[str], layers: Sequence[str]) -> str | None:

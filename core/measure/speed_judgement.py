@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from core.findings import make_finding
-from core.measure.engine import ONNXRUNTIME, PACKAGES, name_runtime
+from core.measure.engine import ONNXRUNTIME, name_runtime
 from core.measure.measurement import Measurement
 from core.measure.two_conditions import FloatProducts
 from core.measure.words import say_bytes, say_list, say_ratio
@@ -14,7 +14,6 @@ EXPLAINS = 0.25
 # Shares that are worth a word.
 NOTABLE = 0.05
 NOTABLE_PRODUCTS = 0.01
-DECODING_SHARE = 0.02
 MOST_NAMED = 4
 MOST_OPERATORS = 2
 # Runtimes whose answers are closer than this, relative to their size, compute the same.
@@ -60,12 +59,6 @@ def judge_runtime(measured: Measurement) -> Iterator[Finding]:
         yield make_finding("runtime_chosen", f"{text}{'; '.join(told)}.")
     elif measured.asked == "auto":
         yield make_finding("runtime_chosen", f"On this worker {chosen} is the only runtime, so `auto` means it.")
-    if measured.shares.decoding > DECODING_SHARE:
-        yield make_finding(
-            "weights_decoded_in_every_run",
-            f"{_say_share(measured.shares.decoding)} of the result's time goes into decoding stored weights, which "
-            f"{chosen} does in every run and {PACKAGES[ONNXRUNTIME]} once, while it loads the file.",
-        )
     if measured.quality is None or measured.quality.runtime_difference is None:
         return
     difference, noise = measured.quality.runtime_difference, 10 ** (-measured.quality.sqnr_db / 20)
