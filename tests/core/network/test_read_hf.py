@@ -25,7 +25,7 @@ CONVOLUTIONS = {"conv_dim": [16, 16], "conv_stride": [5, 2], "conv_kernel": [10,
 
 
 def bert() -> nn.Module:
-    config = transformers.BertConfig(**TEXT, id2label={0: "bad", 1: "good"})
+    config = transformers.BertConfig(**{**TEXT, "num_hidden_layers": 2}, id2label={0: "bad", 1: "good"})
     return transformers.BertForSequenceClassification(config)
 
 
@@ -38,7 +38,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], dict[str, tuple[int | str, ...]
     ),
     "token classification": (
         lambda: transformers.DistilBertForTokenClassification(
-            transformers.DistilBertConfig(vocab_size=100, dim=32, n_layers=2, n_heads=4, hidden_dim=64, num_labels=3)
+            transformers.DistilBertConfig(vocab_size=100, dim=32, n_layers=1, n_heads=4, hidden_dim=64, num_labels=3)
         ),
         dict.fromkeys(("input_ids", "attention_mask"), ("batch", "sequence")),
         ("batch", "sequence", 3),
