@@ -25,6 +25,7 @@ from core.network.encodings import (
     Dense,
     Elementwise,
     Encoding,
+    Half,
     Levels,
     LowRank,
     Masked,
@@ -80,6 +81,8 @@ GROUP = largest_group(SIDE, 64)
 CASES: dict[str, tuple[float, Callable[[Tensor], Encoding]]] = {
     # Bits a weight beside scales, books, and positions.
     "dense": (32, Dense),
+    "float16": (16, lambda weight: Half.of(weight, dtype="float16")),
+    "bfloat16": (16, lambda weight: Half.of(weight, dtype="bfloat16")),
     "int8, as it is": (8, lambda weight: AffineInteger.of(weight, grid=symmetric_grid(8), axis=0)),
     **{f"int{bits}": (bits, affine(bits)) for bits in range(2, 9)},
     "int4, one scale": (4, affine(4, None)),

@@ -5,7 +5,7 @@ from typing import Final, Literal, get_args
 
 from core.specs.base import Asked
 
-EncodingKind = Literal["dense", "masked", "affine_integer", "codebook", "log2", "binary", "low_rank"]
+EncodingKind = Literal["dense", "masked", "half", "affine_integer", "codebook", "log2", "binary", "low_rank"]
 KINDS: Final[tuple[EncodingKind, ...]] = get_args(EncodingKind)
 
 # stacks: the new encoding stores what the old one kept, and both hold. replaces: the weights are encoded anew.
@@ -40,31 +40,36 @@ _ZEROS_LOST = _refused("The factors of a masked weight have no zeros, so that th
 _TWO_VALUES = _refused("A binary weight takes one bit; any other grid stores the same two values in more.")
 _ROUNDED = _refused("The factors of a rounded weight are not rounded, so that the grid would be lost.")
 
+_WIDER = _refused("The weights take fewer than 16 bits already.")
+
 _ON_GRID: Final[Mapping[EncodingKind, Follow]] = {
     "masked": _MASK,
+    "half": _WIDER,
     **dict.fromkeys(("affine_integer", "codebook", "log2", "binary"), _ANEW),
     "low_rank": _ROUNDED,
 }
 
 # By what is there, then by what is put on it. Nothing makes weights dense again but training without encodings.
 FOLLOWS: Final[Mapping[EncodingKind, Mapping[EncodingKind, Follow]]] = {
-    "dense": dict.fromkeys(("masked", "affine_integer", "codebook", "log2", "binary", "low_rank"), _FIRST),
+    "dense": dict.fromkeys(("masked", "half", "affine_integer", "codebook", "log2", "binary", "low_rank"), _FIRST),
     "masked": {
         "masked": _replaces("The new mask keeps a part of what the old one kept."),
-        **dict.fromkeys(("affine_integer", "codebook", "log2", "binary"), _KEPT),
+        **dict.fromkeys(("half", "affine_integer", "codebook", "log2", "binary"), _KEPT),
         "low_rank": _ZEROS_LOST,
     },
+    "half": {**_ON_GRID, "half": _ANEW},
     "affine_integer": _ON_GRID,
     "codebook": _ON_GRID,
     "log2": _ON_GRID,
     "binary": {
         "masked": _MASK,
+        "half": _WIDER,
         **dict.fromkeys(("affine_integer", "codebook", "log2"), _TWO_VALUES),
         "binary": _ANEW,
         "low_rank": _ROUNDED,
     },
     "low_rank": {
-        **dict.fromkeys(("masked", "affine_integer", "codebook", "log2", "binary"), _FACTORS),
+        **dict.fromkeys(("masked", "half", "affine_integer", "codebook", "log2", "binary"), _FACTORS),
         "low_rank": _ANEW,
     },
 }
@@ -88,5 +93,5 @@ def stack(kinds: Sequence[EncodingKind], after: EncodingKind) -> tuple[EncodingK
             return rule
         if rule.effect == "replaces" and kind in made:
             made.remove(kind)
-    order: tuple[EncodingKind, ...] = ("low_rank", "masked", "affine_integer", "codebook", "log2", "binary")
+    order: tuple[EncodingKind, ...] = ("low_rank", "masked", "half", "affine_integer", "codebook", "log2", "binary")
     return tuple(sorted({*made, after}, key=order.index))

@@ -9,6 +9,7 @@ from core.network.encodings.elementwise import Elementwise
 from core.network.encodings.emission import Emission, Written
 from core.network.encodings.encoding import Encoding
 from core.network.encodings.grids import Grid, packed_grid, symmetric_grid
+from core.network.encodings.half import Half
 from core.network.encodings.levels import Levels
 from core.network.encodings.low_rank import LowRank
 from core.network.encodings.masked import Masked
@@ -28,6 +29,7 @@ __all__ = [
     "Emission",
     "Encoding",
     "Grid",
+    "Half",
     "Levels",
     "LowRank",
     "Masked",

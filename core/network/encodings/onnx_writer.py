@@ -53,7 +53,7 @@ class OnnxWriter(Writer[str]):
         # Positions are looked up twice.
         if name not in self._stored:
             self._stored.add(name)
-            self._add(numpy_helper.from_array(value.detach().contiguous().numpy(), name))
+            self._add(_tensor(value.detach().contiguous(), name))
         return name
 
     def look_up(self, codes: Packed, suffix: str, role: Role, table: str, shape: Sequence[int]) -> str:
@@ -270,3 +270,11 @@ class OnnxWriter(Writer[str]):
         self._kinds[name] = attributes.get("to", self._kinds[inputs[0]])
         self.nodes.append(helper.make_node(operator, list(inputs), [name], **attributes))
         return name
+
+
+def _tensor(value: Tensor, name: str) -> onnx.TensorProto:
+    if value.dtype is not torch.bfloat16:
+        return numpy_helper.from_array(value.numpy(), name)
+    # numpy has no such numbers.
+    raw = value.view(torch.int16).numpy().astype("<i2").tobytes()
+    return helper.make_tensor(name, TensorProto.BFLOAT16, value.shape, raw, raw=True)

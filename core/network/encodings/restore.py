@@ -12,12 +12,14 @@ from core.network.encodings.codebook import Codebook
 from core.network.encodings.dense import Dense
 from core.network.encodings.elementwise import Elementwise, unpack
 from core.network.encodings.encoding import Encoding
+from core.network.encodings.half import Half
 from core.network.encodings.levels import Levels
 from core.network.encodings.low_rank import LowRank
 from core.network.encodings.masked import Masked, restore_mask
 
 _ELEMENTWISE: Final[dict[str, type[Elementwise]]] = {
     "dense": Dense,
+    "half": Half,
     "affine_integer": AffineInteger,
     "codebook": Codebook,
     "log2": Levels,

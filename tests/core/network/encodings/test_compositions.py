@@ -8,6 +8,7 @@ from core.network.encodings import (
     Codebook,
     Dense,
     Encoding,
+    Half,
     Levels,
     LowRank,
     Masked,
@@ -23,6 +24,7 @@ MAKES: dict[EncodingKind, Encoding] = {
     "affine_integer": affine(4)(WEIGHT),
     "codebook": codebook(8)(WEIGHT),
     "log2": Levels.log2(WEIGHT, bits=4, axis=0),
+    "half": Half.of(WEIGHT, dtype="float16"),
     "binary": Levels.binary(WEIGHT, axis=0),
     "low_rank": LowRank.of(WEIGHT, 2),
 }
