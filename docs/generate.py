@@ -201,6 +201,9 @@ def _setting_rows(schema: dict[str, Any], properties: dict[str, Any], prefix: st
         inner = _resolve(schema, field)
         if "properties" in inner:
             yield from _setting_rows(schema, inner["properties"], f"{prefix}{name}.")
+        entry = field.get("additionalProperties")
+        if isinstance(entry, dict) and "properties" in (inner := _resolve(schema, entry)):
+            yield from _setting_rows(schema, inner["properties"], f"{prefix}{name}.NAME.")
 
 
 def _resolve(schema: dict[str, Any], field: dict[str, Any]) -> dict[str, Any]:

@@ -108,8 +108,8 @@ class LinearQuantization(Spec):
     }
     works_on: ClassVar[WorksOn] = "network"
     encodes: ClassVar[EncodingKind] = "affine_integer"
-    # Weights that an earlier step has encoded in another way are left as they are.
-    takes: ClassVar[frozenset[EncodingKind]] = frozenset({"dense", "masked"})
+    # Integers that an earlier step has left are not rounded again.
+    takes: ClassVar[frozenset[EncodingKind]] = frozenset({"dense", "masked", "codebook", "log2"})
 
     method: Literal["quantize.linear"] = "quantize.linear"
     weights: WeightGrid = Field(WeightGrid(), description="Grid of the weights.")
@@ -121,7 +121,7 @@ class LinearQuantization(Spec):
     bias_correction: bool = Field(
         True,
         description="Take back by its bias what rounding moves the mean of a layer's output (arXiv 1906.04721); where "
-        "there is calibration data.",
+        "there is calibration data, and for `nearest`: other ways to round do so themselves.",
     )
     equalize: bool = Field(
         False, description="Even out the channels of neighbouring layers first (arXiv 1906.04721); without data."

@@ -1,5 +1,6 @@
 """Makes the quantized network: weights and biases become integers, grids are put where the placement says."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -105,6 +106,11 @@ def _encode_layer(network: Network, path: str, *, plan: Plan, input_grid: Activa
     encode_parameter(network, f"{path}.weight", encoding)
 
 
+def _free_name(module: fx.GraphModule) -> str:
+    """The name of the next grid: an earlier step may have left some."""
+    return next(name for number in itertools.count() if not hasattr(module, name := f"grid_{number}"))
+
+
 def _insert_dynamic(module: fx.GraphModule, layers: list[str]) -> None:
     """Round the inputs of these layers by their own range; layers with one input share what rounds it."""
     grids: dict[fx.Node, fx.Node] = {}
@@ -113,7 +119,7 @@ def _insert_dynamic(module: fx.GraphModule, layers: list[str]) -> None:
             continue
         source = node.all_input_nodes[0]
         if source not in grids:
-            name = f"grid_{len(grids)}"
+            name = _free_name(module)
             module.add_submodule(name, DynamicGrid())
             with module.graph.inserting_after(source):
                 grids[source] = module.graph.call_module(name, (source,))
@@ -121,9 +127,10 @@ def _insert_dynamic(module: fx.GraphModule, layers: list[str]) -> None:
 
 
 def _insert_grids(module: fx.GraphModule, placement: Placement, grids: Mapping[str, ActivationGrid]) -> None:
-    names = {source: f"grid_{number}" for number, source in enumerate(grids)}
-    for source, name in names.items():
-        module.add_submodule(name, grids[source])
+    names: dict[str, str] = {}
+    for source, grid in grids.items():
+        names[source] = _free_name(module)
+        module.add_submodule(names[source], grid)
     for node in list(module.graph.nodes):
         if node.name not in placement.grid_of:
             continue

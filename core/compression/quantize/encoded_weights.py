@@ -60,9 +60,13 @@ class WeightRounder:
         return make_template(candidate.layer, candidate.weight, asked, grid=own)
 
     def _correct(self, integers: Mapping[str, AffineInteger]) -> dict[str, Tensor]:
-        """What biases take back; nothing where there are no samples, or drawn ones that nothing else asks for."""
+        """What biases take back; nothing where there are no samples, or drawn ones that nothing else asks for.
+
+        Other ways to round than to the nearest make up for the moved mean themselves.
+        """
         dataset = self._context.dataset
-        if not self._spec.bias_correction or dataset is None or not dataset.count("calibration"):
+        asked = self._spec.bias_correction and self._spec.rounding.method == "nearest"
+        if not asked or dataset is None or not dataset.count("calibration"):
             return {}
         if dataset.synthetic and not self._spec.calibration_samples():
             return {}

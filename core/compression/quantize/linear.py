@@ -17,6 +17,7 @@ from core.compression.quantize.candidates import Candidate, find_candidates
 from core.compression.quantize.encoded_weights import WeightRounder
 from core.compression.quantize.linear_record import Recorded, read_record, write_record
 from core.compression.quantize.ranges import USUAL, Range, choose_range
+from core.compression.quantize.rescaling import rescale
 from core.compression.quantize.saturation import GRIDS, kernels_saturate
 from core.compression.quantize.sensitivity import keep_float, measure_layers, rank
 from core.compression.quantize.weights import Chosen, Trial, choose_grid, repeat_grid
@@ -46,16 +47,18 @@ class LinearQuantizer(Method[LinearQuantization]):
         if spec.calibration_samples() and not context.needed_dataset().count("calibration"):
             raise ModelpressError("missing_data", "The data set has no calibration samples and none to draw them from.")
         recorded = read_record(context)
+        network, rescaled = rescale(network, spec, context)
         job = _Job(network, spec, context, recorded)
         plan = job.plan()
         sensitivities = job.measure(plan)
         plan, kept = job.keep_limit(plan, sensitivities)
         chosen = job.choose(plan)
         context.log(chosen.why)
+        job.log_floats(plan)
         findings = tuple(found for found in (kept.finding, chosen.finding) if found is not None)
         kept_float = sorted({*job.left_out, *kept.layers, *spec.keep_float})
         report = Report(
-            layers=tuple(sorted(plan.layers)),
+            layers=tuple(sorted({*plan.layers, *rescaled})),
             sensitivities=sensitivities,
             findings=findings,
             plan=write_record(plan, chosen, kept_float, kept.finding),
@@ -179,6 +182,16 @@ class _Job:
         if self._recorded is not None:
             return repeat_grid(self._recorded.weights.choice, self._recorded.weights.why, trial, saturates=saturates)
         return choose_grid(self._spec.saturation, trial, saturates=saturates)
+
+    def log_floats(self, plan: Plan) -> None:
+        """Say which layers run on floats although their inputs are rounded."""
+        asked = self._spec.activations
+        rounded = plan.rounded & plan.layers
+        kernels = asked is not None and asked.bits <= FULL.bits
+        floats = sorted(path for path in rounded if not (kernels and plan.weights[path].has_kernel))
+        if floats:
+            why = "these grids" if kernels else "16-bit activations"
+            self._context.log(f"The runtime has no integer kernel for {why}: on floats run {', '.join(floats)}.")
 
     def _saturating(self) -> frozenset[str]:
         """Layers whose products may leave 16 bits: symmetric weights of 8 bits times 8-bit activations."""

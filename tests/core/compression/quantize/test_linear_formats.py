@@ -241,3 +241,15 @@ def test_a_plan_is_followed_without_looking_at_the_data(small: Network, noise: D
         with pytest.raises(ModelpressError) as caught:
             LinearQuantizer().apply(small, spec, replace(context(), dataset=noise, recorded=broken))
         assert (caught.value.code, caught.value.pointer) == ("invalid_request", "/plan")
+
+
+def test_a_second_step_leaves_the_integers_of_the_first(
+    small: Network, noise: Dataset, given: tuple[Tensor, ...], context, tmp_path: Path
+) -> None:
+    job = replace(context(), dataset=noise)
+    first, _ = LinearQuantizer().apply(small, LinearQuantization(keep_float=("fc1",)), job)
+    second, report = LinearQuantizer().apply(first, LinearQuantization(weights=WeightGrid(bits=4)), job)
+    check_step(first, second, report, given)
+    assert report.layers == ("fc1",)
+    assert difference(second, small, given) < 0.15
+    export_onnx(second, tmp_path / "model.onnx", probes=given)
