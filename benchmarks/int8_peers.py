@@ -75,6 +75,8 @@ SPLITS = {"train": SplitArrays(x="x_train", y="y_train"), "evaluation": SplitArr
 TEXT = {"train": SplitArrays(x="train"), "evaluation": SplitArrays(x="test")}
 TRANSFORMERS = frozenset({"vit_fashion", "charlm_pydoc", "magika"})
 SAMPLES = 512
+# Of inputs that are drawn, which are alike.
+DRAWN = 64
 NNCF_SAMPLES = 300
 SIMULATED = 2000
 MODELPRESS = "modelpress"
@@ -116,7 +118,7 @@ class Reader(CalibrationDataReader):
     """The calibration samples that every method sees."""
 
     def __init__(self, dataset: Dataset, batch: int) -> None:
-        batches = dataset.batches("calibration", batch, SAMPLES)
+        batches = dataset.batches("calibration", batch, DRAWN if dataset.synthetic else SAMPLES)
         self._feeds = iter([{name: value.numpy() for name, value in each.inputs.items()} for each in batches])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
@@ -179,7 +181,7 @@ def make_files(stand: Stand, work: Path) -> dict[str, Path]:
 def run_job(stand: Stand, folder: Path, _: str) -> Path:
     job = RunJob(
         job="job_benchmark",
-        recipe=Recipe(steps=(LinearQuantization(),)),
+        recipe=Recipe(steps=(LinearQuantization(calibration={"samples": DRAWN if stand.spec is None else SAMPLES}),)),
         target=Target(batch_sizes=(1,)),
         constraints=Constraints(),
         seed=0,
