@@ -95,7 +95,7 @@ class LinearQuantization(Spec):
     number of bits. With `activations: null` only the weights become integers: the file is small, speed and memory are
     those of floats, and no data is needed unless `rounding` or `smooth` does. Tables of embeddings are stored as
     integers with one scale a row; of 8 bits only the rows that are looked up become floats again. Weights under a mask
-    stay masked. Layers that share a weight with another stay float.
+    stay masked. Layers that share a weight with another stay float, and so do recurrent ones.
     """
 
     title: ClassVar[str] = "Linear quantization"
