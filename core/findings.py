@@ -195,6 +195,19 @@ _CODES = (
         "them. Let `saturation` be `auto`.",
     ),
     FindingCode(
+        "float_overflow",
+        "advice",
+        "Weights are too large for 16-bit floats",
+        "The largest number of float16 is 65,504. Layers with larger weights stay as they are; bfloat16 has the range "
+        "of float32.",
+    ),
+    FindingCode(
+        "float_underflow",
+        "info",
+        "Weights have become zero in 16-bit floats",
+        "Of float16 magnitudes below about 3e-8 become zero, and those below 6.1e-5 lose bits. bfloat16 keeps them.",
+    ),
+    FindingCode(
         "layers_kept_float",
         "info",
         "Some layers were not compressed",

@@ -2,6 +2,7 @@
 
 from core.specs.base import Spec
 from core.specs.codebook import CodebookQuantization
+from core.specs.float import FloatQuantization
 from core.specs.levels import BinaryQuantization, LogQuantization, TernaryQuantization
 from core.specs.linear import LinearQuantization
 from core.specs.onnx_quantize import OnnxQuantization
@@ -12,5 +13,6 @@ QUANTIZE: tuple[type[Spec], ...] = (
     TernaryQuantization,
     BinaryQuantization,
     CodebookQuantization,
+    FloatQuantization,
     OnnxQuantization,
 )

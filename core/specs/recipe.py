@@ -7,6 +7,7 @@ from pydantic import Field
 from core.specs.base import Asked
 from core.specs.codebook import CodebookQuantization
 from core.specs.distill import BlockDistillation, FeatureDistillation, LogitDistillation
+from core.specs.float import FloatQuantization
 from core.specs.levels import BinaryQuantization, LogQuantization, TernaryQuantization
 from core.specs.linear import LinearQuantization
 from core.specs.onnx_quantize import OnnxQuantization
@@ -19,6 +20,7 @@ Step = Annotated[
     | TernaryQuantization
     | BinaryQuantization
     | CodebookQuantization
+    | FloatQuantization
     | OnnxQuantization
     | WeightPruning
     | VectorPruning
