@@ -58,14 +58,16 @@ def input_batches(
 
 @final
 class Yardstick:
-    """Scores networks against labels, or against the original network where there are none."""
+    """Scores networks against labels, or against the original network where there are none or they are not wanted."""
 
-    def __init__(self, original: Network, dataset: Dataset, *, split: SplitName, limit: int) -> None:
+    def __init__(
+        self, original: Network, dataset: Dataset, *, split: SplitName, limit: int, labelled: bool = True
+    ) -> None:
         self._task = dataset.task
         self._undo = logits_of(original, dataset.task)
         self._inputs = list(input_batches(original, dataset, split, limit=limit))
         self._labels: list[Tensor | None] = [None] * len(self._inputs)
-        if dataset.labelled(split):
+        if labelled and dataset.labelled(split):
             size = self._inputs[0][0].shape[0] if self._inputs else BATCH
             labels = (batch.labels for batch in dataset.batches(split, size, limit))
             self._labels = [label for label, _ in zip(labels, self._inputs, strict=False)]

@@ -41,12 +41,13 @@ class Effort:
     samples: int
 
 
-def effort_for(layers: int, macs: int, batch: int = 1) -> Effort:
-    """What can be tried so that many layers or large ones do not take for ever: first fewer samples, then fewer layers.
+def effort_for(layers: int, macs: int, batch: int = 1, *, most: int | None = None) -> Effort:
+    """What can be tried so that many or large layers do not take for ever: first fewer samples, then fewer layers.
 
-    `macs` are the multiply-adds of the network for one sample, `batch` is what it can be run on at least.
+    `macs` are the multiply-adds of the network for one sample, `batch` is what it runs on at least; `most` samples
+    are used of a small network.
     """
-    most = SAMPLES if layers <= MANY_LAYERS else SAMPLES_OF_MANY_LAYERS
+    most = most or (SAMPLES if layers <= MANY_LAYERS else SAMPLES_OF_MANY_LAYERS)
     samples = min(most, int(MOST_MACS / max(layers * macs, 1)))
     samples = max(samples, FEWEST_SAMPLES, batch)
     return Effort(max(min(layers, int(MOST_MACS / max(samples * macs, 1))), 1), samples)
