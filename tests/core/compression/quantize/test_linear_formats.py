@@ -253,3 +253,35 @@ def test_a_second_step_leaves_the_integers_of_the_first(
     assert report.layers == ("fc1",)
     assert difference(second, small, given) < 0.15
     export_onnx(second, tmp_path / "model.onnx", probes=given)
+
+
+class Decoder(nn.Module):
+    """A transposed convolution between two that have integer kernels, and a three-dimensional one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 4, 3, 2, 1), nn.ConvTranspose2d(4, 6, 2, 2)
+        self.last, self.deep = nn.Conv2d(6, 4, 3, 1, 1), nn.Conv3d(1, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.last(torch.relu(self.up(torch.relu(self.down(x))))))
+        return self.deep(x.unsqueeze(1)).flatten(1)
+
+
+def test_layers_without_kernels_get_integer_weights_and_run_on_floats(
+    noise: Dataset, given: tuple[Tensor, ...], context, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    network = read(save(Decoder(), torch.randn(2, 3, 8, 8), tmp_path / "decoder.pt2"))
+    spec = LinearQuantization(weights=WeightGrid(bits=6))
+    quantized, report = LinearQuantizer().apply(network, spec, replace(context(), dataset=noise))
+    check_step(network, quantized, report, given)
+    assert set(report.layers) == {"down", "up", "last", "deep"}
+    assert quantized.encodings["up.weight"].scale.shape == (6,)
+    found = operators(quantized, tmp_path, given)
+    assert (found["QLinearConv"], found["ConvTranspose"], found["Conv"]) == (2, 1, 1)
+    # No weight is turned into floats in every run.
+    weights = [tensor for tensor in onnx.load(tmp_path / "optimised.onnx").graph.initializer if len(tensor.dims) > 2]
+    kinds = Counter(onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in weights)
+    assert kinds == {"INT8": 2, "FLOAT": 2}
+    assert difference(quantized, network, given) < 0.1
