@@ -10,12 +10,14 @@ from core.specs.distill import BlockDistillation, FeatureDistillation, LogitDist
 from core.specs.float import FloatQuantization
 from core.specs.levels import BinaryQuantization, LogQuantization, TernaryQuantization
 from core.specs.linear import LinearQuantization
+from core.specs.mixed import MixedQuantization
 from core.specs.onnx_quantize import OnnxQuantization
 from core.specs.prune import ChannelPruning, KernelPruning, LayerPruning, VectorPruning, WeightPruning
 from core.specs.train import Finetune
 
 Step = Annotated[
     LinearQuantization
+    | MixedQuantization
     | LogQuantization
     | TernaryQuantization
     | BinaryQuantization
