@@ -1,7 +1,7 @@
 """Runs calibration samples through a network stage by stage, while its layers are changed one after the other."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast, final
 
@@ -45,6 +45,20 @@ def merge_stages(stages: Sequence[Stage], most: int) -> tuple[Stage, ...]:
         Stage(tuple(node for stage in stages[low:high] for node in stage.nodes))
         for low, high in itertools.pairwise(bounds)
     )
+
+
+def split_stages(stages: Sequence[Stage], sizes: Mapping[str, int], most: int) -> tuple[Stage, ...]:
+    """The same layers in stages whose sizes, by name of the node, add up to `most`, or of one layer alone."""
+    found: list[Stage] = []
+    for stage in stages:
+        part: list[fx.Node] = []
+        for node in stage.nodes:
+            if part and sum(sizes[each.name] for each in (*part, node)) > most:
+                found.append(Stage(tuple(part)))
+                part = []
+            part.append(node)
+        found.append(Stage(tuple(part)))
+    return tuple(found)
 
 
 def added_to(node: fx.Node) -> fx.Node | None:

@@ -33,7 +33,7 @@ class Rounding(Asked):
     )
     damping: float = Field(
         0.03,
-        gt=0.0,
+        ge=0.0001,
         le=1.0,
         description="For `gptq`: what is added to each second moment, as a share of their mean; guards few samples.",
     )

@@ -71,6 +71,10 @@ class Adaround(Rounder[AdaroundRows]):
         """The rows themselves."""
         return AdaroundRows(task)
 
+    def remembered(self, groups: int, outputs: int, columns: int) -> int:  # noqa: ARG002  never more
+        """As much for every layer."""
+        return ROWS_BYTES
+
     def choose(self, task: Task, rows: AdaroundRows, tick: Tick) -> Tensor:
         """Every weight up or down, after `steps` updates."""
         inputs, wanted, beside = rows.joined()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.compression.quantize.rounding.rounder import Rounder, Rows, Task, Tick
 from core.compression.quantize.rounding.snapper import Snapper
-from core.compression.second_moments import Moments, MomentSum
+from core.compression.second_moments import WIDEST, Moments, MomentSum
 from core.specs.rounding import Rounding
 
 # Columns between two updates of all that follow (algorithm 1 of the paper).
@@ -37,6 +37,10 @@ class Gptq(Rounder[GptqRows]):
     def collect(self, task: Task) -> GptqRows:
         """Moments."""
         return GptqRows(task)
+
+    def remembered(self, groups: int, outputs: int, columns: int) -> int:
+        """Two matrices of moments in doubles, and a third for what lies beside the outputs."""
+        return 8 * groups * columns * (2 * min(columns, WIDEST) + outputs)
 
     def choose(self, task: Task, rows: GptqRows, tick: Tick) -> Tensor:
         """Block by block of columns that are taken together."""

@@ -51,5 +51,9 @@ class Rounder(ABC, Generic[R]):
         """Something that takes the rows of a layer."""
 
     @abstractmethod
+    def remembered(self, groups: int, outputs: int, columns: int) -> int:
+        """The most bytes that the rows of a layer of such a matrix take once they are collected."""
+
+    @abstractmethod
     def choose(self, task: Task, rows: R, tick: Tick) -> Tensor:
         """Values of the grid, (groups, outputs, columns); `tick` is called now and then, to notice a cancel."""

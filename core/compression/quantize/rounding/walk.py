@@ -10,7 +10,18 @@ from torch import fx
 from core.compression.matrices import PRODUCTS, Product, as_matrix, as_weight, count_rows, output_rows, take_rows
 from core.compression.quantize.rounding.rounder import Rounder, Rows, Task, Tick
 from core.compression.quantize.rounding.snapper import Snapper, snapper_of
-from core.compression.relay import Given, Relay, Samples, Stage, added_to, live_bytes, merge_stages, stages_of
+from core.compression.relay import (
+    Given,
+    Relay,
+    Samples,
+    Stage,
+    added_to,
+    live_bytes,
+    merge_stages,
+    split_stages,
+    stages_of,
+)
+from core.errors import ModelpressError
 from core.network.describe import describe
 from core.network.encodings import Elementwise, Masked
 from core.network.network import Network
@@ -23,6 +34,8 @@ Choose = Callable[[Elementwise], Rounder[Any]]
 KEPT_BYTES = 512 * 2**20
 # Multiply-adds of all stages that begin at the inputs, a minute or two of one core.
 MOST_MACS = 2e12
+# Bytes of what is remembered of the layers of a stage.
+STAGE_BYTES = 1 << 30
 # Rows that are taken of each layer, at least so many for each column: windows of one picture are much alike.
 MOST_ROWS, ROWS_A_COLUMN = 32768, 16
 # Numbers in the rows of a layer that are held at once.
@@ -48,6 +61,8 @@ class Walk:
         if not keep and self.stages:
             affordable = MOST_MACS / max(2 * self._samples * describe(network).macs, 1)
             self.stages = merge_stages(self.stages, max(int(affordable), 1))
+        sizes = {node.name: self._remembered(node) for node in nodes}
+        self.stages = split_stages(self.stages, sizes, STAGE_BYTES)
         self._original = Relay(network.graph, samples, keep=keep)
         self._relay = Relay(self._rounded, samples, keep=keep)
 
@@ -71,6 +86,11 @@ class Walk:
                 self._put(f"{node.target}.weight", encoding)
         return found
 
+    def _remembered(self, node: fx.Node) -> int:
+        layer = cast("Product", self._network.graph.get_submodule(str(node.target)))
+        matrix = as_matrix(layer, layer.weight.detach())
+        return self._choose(self._templates[f"{node.target}.weight"]).remembered(*matrix.shape)
+
     def _task(self, node: fx.Node) -> Task:
         layer = cast("Product", self._network.graph.get_submodule(str(node.target)))
         name = f"{node.target}.weight"
@@ -86,6 +106,8 @@ class Walk:
     def _feed(self, rows: Rows, task: Task, given: tuple[Given, Given], draw: np.random.Generator) -> None:
         """Some rows of a batch, so that all batches give as many as the task wants, in pieces of bounded size."""
         (own, original), layer = given, task.layer
+        if not bool(torch.isfinite(own.input).all() & torch.isfinite(original.input).all()):
+            raise ModelpressError("non_finite", "Calibration samples give NaN or infinity at the input of a layer.")
         count = count_rows(layer, own.input)
         most = task.rows * len(own.input) // self._samples + 1
         chosen = np.arange(count) if count <= most else np.sort(draw.choice(count, most, replace=False))

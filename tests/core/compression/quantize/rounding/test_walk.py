@@ -10,6 +10,7 @@ from core.compression.quantize.candidates import put_encodings
 from core.compression.quantize.rounding import round_weights, walk
 from core.compression.relay import Relay, stages_of
 from core.description import TensorDescription
+from core.errors import ModelpressError
 from core.network.encodings import AffineInteger, Codebook, Elementwise, Masked, packed_grid
 from core.network.network import Network
 from core.specs.rounding import Rounding
@@ -131,6 +132,9 @@ def test_without_room_for_values_in_between_it_gives_nearly_the_same(
     assert all(torch.equal(alike[name].codes, encoding.codes) for name, encoding in roomy.items())
     monkeypatch.setattr(walk, "MOST_MACS", 1.0)
     at_once = round_weights(network, templates, asked, samples, tell)
+    monkeypatch.setattr(walk, "STAGE_BYTES", 1)
+    one_by_one = round_weights(network, templates, asked, samples, tell)
+    assert all(torch.equal(one_by_one[name].codes, encoding.codes) for name, encoding in roomy.items())
     assert error(network, at_once) < 0.9 * error(network, templates)
 
 
@@ -153,6 +157,14 @@ def test_dead_channels_and_constant_samples_give_numbers(network: Network) -> No
     for given in (samples, constant):
         found = round_weights(network, templates, Rounding(method="gptq"), given, tell)
         assert all(torch.isfinite(encoding.decode()).all() for encoding in found.values())
+
+
+def test_samples_that_are_no_numbers_are_an_error(network: Network) -> None:
+    def broken() -> Iterator[tuple[Tensor, ...]]:
+        yield (torch.full((8, 2, 4, 4), torch.nan),)
+
+    with pytest.raises(ModelpressError, match="NaN"):
+        round_weights(network, templates_of(network), Rounding(method="gptq"), broken, tell)
 
 
 def test_a_cancel_is_noticed_between_batches(network: Network) -> None:
