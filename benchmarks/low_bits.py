@@ -144,10 +144,12 @@ def specs_of(bits: int, keep: tuple[str, ...]) -> Iterator[tuple[str, Spec]]:
         yield "gptq", BinaryQuantization(keep_float=keep, rounding=GPTQ)
 
 
-def run_case(case: Case, bits: int, wanted: Answers) -> Iterator[dict[str, object]]:
-    """A row for each way."""
+def run_case(case: Case, bits: int, wanted: Answers, ways: list[str] | None) -> Iterator[dict[str, object]]:
+    """A row for each way, or for those that are named and the control."""
     control = None
     for name, spec in specs_of(bits, KEPT.get(case.name, ())):
+        if ways is not None and name not in ways and control is not None:
+            continue
         made, seconds = case.make(spec)
         found, path = case.answer(made)
         increase = found.loss - wanted.loss
@@ -189,6 +191,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="*", default=list(NETWORKS))
     parser.add_argument("--bits", type=int, nargs="*", default=[4, 3, 2, 1])
+    parser.add_argument("--ways", nargs="*", help="such as gptq or 'log2, gptq'; all where nothing is said")
     options = parser.parse_args()
     torch.set_num_threads(1)
     sensitivity.SAMPLES = sensitivity.SAMPLES_OF_MANY_LAYERS = SHORT
@@ -200,7 +203,7 @@ def main() -> None:
             print(json.dumps({"network": name, "loss": wanted.loss, "quality": wanted.quality}), flush=True)
             del path
             for bits in options.bits:
-                for row in run_case(case, bits, wanted):
+                for row in run_case(case, bits, wanted, options.ways):
                     rows.append(row)
                     print(json.dumps(row), flush=True)
     if options.out:
