@@ -20,7 +20,7 @@ MOST_OPERATORS = 2
 SAME_ANSWERS = 1e-3
 REASONS = {
     "float_weight": "whose weights are stored as floats",
-    "no_kernel": "whose integers are made floats while the file is loaded, since no integer kernel takes them",
+    "no_kernel": "whose weights are decoded to floats while the file is loaded, since no integer kernel takes them",
 }
 
 

@@ -17,14 +17,15 @@ from core.verdict import SpeedLimit, Speedup, TwoConditions
 FEW_ROWS = 4
 
 Why = Literal["activations", "float_weight", "no_kernel"]
-FLOAT_ENCODINGS = frozenset({"float32", "dense", "float16", "bfloat16"})
+FLOATS = frozenset({"float32", "float16", "bfloat16"})
 
 
 @dataclass(frozen=True, slots=True)
 class FloatProducts:
     """Products that stay float for one reason, by the layers that they belong to, with their share of all.
 
-    They are of two activations, of a weight that is stored in floats, or of one whose integers no kernel takes.
+    They are of two activations, of a weight that is stored in floats, or of one that is decoded to floats while the
+    file is loaded, since no integer kernel takes it.
     """
 
     why: Why
@@ -76,10 +77,15 @@ def list_float_products(kernels: Sequence[Kernel], encodings: Mapping[str, str])
             continue
         layer = find_layer(kernel.names, tuple(encodings))
         stored = encodings.get(layer, "float32") if layer is not None else "float32"
-        why: Why = "no_kernel" if stored not in FLOAT_ENCODINGS else "float_weight"
+        why: Why = "float_weight" if _is_float(stored) else "no_kernel"
         why = why if kernel.weighted else "activations"
         macs[why] = macs.get(why, 0) + kernel.macs
         if layer is not None and kernel.weighted:
             layers.setdefault(why, {})[layer] = None
     ranked = sorted(macs, key=lambda why: -macs[why])
     return tuple(FloatProducts(why, tuple(layers.get(why, ())), macs[why] / total) for why in ranked)
+
+
+def _is_float(encoding: str) -> bool:
+    """By the name of an encoding: floats, whole or masked, or factors of low rank."""
+    return encoding.rsplit(maxsplit=1)[-1] in FLOATS or encoding.startswith("rank ")

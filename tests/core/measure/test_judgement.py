@@ -242,8 +242,8 @@ def test_both_conditions_are_told_in_one_sentence():
         "matrices and 2.5× (2.4 to 2.6) by single rows, and 89 % of the multiply-adds are of integers, allowing 2.8× "
         "at batch 1; (2) 9 % of the time goes into quantizing and dequantizing and 41 % into float products and other "
         "operators, most in Softmax (20 %) and Transpose (15 %). In floats stay products of two activations (8 % of "
-        "the multiply-adds) and a, b, c, d and 1 more (3 % of the multiply-adds), whose integers are made floats while "
-        "the file is loaded, since no integer kernel takes them."
+        "the multiply-adds) and a, b, c, d and 1 more (3 % of the multiply-adds), whose weights are decoded to floats "
+        "while the file is loaded, since no integer kernel takes them."
     )
     slower = replace(QUANTIZED, latency=(timing(0.8, 0.75, 0.85, significant=True),))
     assert text(slower, "two_conditions").startswith("The result is 1.25× slower at batch 1: (1) ")

@@ -74,7 +74,14 @@ def test_what_stays_float_has_a_reason(mixed):
     kernels = find_kernels(trace_optimised(mixed, {"x": zeros(1, 3, 8, 8)}))
     total = CONV + PRODUCTS + GEMM
     attention = FloatProducts("activations", (), PRODUCTS / total)
-    for encoding, why in (("float32", "float_weight"), ("int8", "no_kernel")):
+    reasons = {
+        "float32": "float_weight",
+        "50.0 % of float16": "float_weight",
+        "rank 3": "float_weight",
+        "int4 in groups": "no_kernel",
+        "codebook of 16": "no_kernel",
+    }
+    for encoding, why in reasons.items():
         found = list_float_products(kernels, {"conv": "int8", "fc": encoding})
         assert found == (attention, FloatProducts(why, ("fc",), GEMM / total))
 
