@@ -43,6 +43,8 @@ def judge(
     limits = [*_judge_drop(measured, constraints), *_judge_bytes(measured, constraints)]
     limits += _judge_latency_limit(measured, constraints)
     missed = any(finding.code != "limit_within_noise" for finding in limits)
+    # A step knows best that its own budget could not be kept to.
+    missed |= any(finding.code == "budget_missed" for finding in given)
     findings = [
         *limits,
         *(finding for latency in measured.latency for finding in _judge_time(latency)),

@@ -166,6 +166,12 @@ def test_findings_of_earlier_steps_are_kept_and_the_worst_come_first():
     given = (make_finding("saturation_avoided", "7-bit weights."), make_finding("file_grew", "It grew."))
     judgement = judge(GOOD, Constraints(), given=given, calibration_samples=5)
     assert [f.severity for f in judgement.findings] == ["problem", "advice", "info"]
+    assert judgement.satisfied
+
+
+def test_a_budget_that_a_step_could_not_keep_to_is_a_limit_that_does_not_hold():
+    given = (make_finding("budget_missed", "With the fewest bits the weights take 5 bytes; the budget is 4."),)
+    assert not judge(GOOD, Constraints(), given=given).satisfied
 
 
 def change(size=3.82, ratio=1.51, significant=True, delta=-0.0002, p=0.81):
