@@ -128,7 +128,7 @@ def compare(shared: Path, case: Case, rates: tuple[float, ...]) -> dict[str, obj
 def probe_cost(trained: Trained) -> float:
     """What choosing the rate took, in updates, which are given to the tuned runs."""
     decisions = Decisions.model_validate(trained.record)
-    return len(decisions.tried) * (probe_updates(decisions.steps) + JUDGING / PASSES)
+    return len(decisions.tried) * (probe_updates(decisions.steps) + JUDGING / PASSES) + JUDGING / PASSES
 
 
 def mask(network: Network, share: float) -> Network:

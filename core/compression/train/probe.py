@@ -26,7 +26,7 @@ RATES: Mapping[str, tuple[float, ...]] = {
     "sgd": (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
 }
 # What is tried first, and what is taken where the budget is too small to try.
-FIRST: Mapping[str, float] = {"adamw": 1e-3, "sgd": 1e-2}
+FIRST: Mapping[str, float] = {"adamw": 3e-3, "sgd": 3e-2}
 USUAL: Mapping[str, float] = {"adamw": 3e-4, "sgd": 1e-2}
 
 
@@ -49,10 +49,10 @@ def probe_updates(steps: int) -> int:
 def choose_rate(learner: Learner, feeder: Feeder, updates: int, tell: Callable[[float], None]) -> Probed:
     """The rate whose trial of so many updates, warm-up and descent of the rate included, ends with the smallest loss.
 
-    From the usual rate upwards as long as that is better, else downwards. A range test (Smith 2017, arXiv 1506.01186)
-    was tried before: within a few updates a rate shows whether it is stable, not how far it carries, and of damaged
-    networks without batch norms it chose a tenth of the best. `tell` hears the share that is done. The learner is left
-    as it was.
+    From a rate that suits damaged networks upwards as long as that is better, else downwards; at once downwards where
+    it leaves the loss above that of the weights as they are. A range test (Smith 2017, arXiv 1506.01186) was tried
+    before: within a few updates a rate shows whether it is stable, not how far it carries, and of damaged networks
+    without batch norms it chose a tenth of the best. `tell` hears the share that is done; the learner stays as it was.
     """
     before = state_of(learner)
     rates = RATES[learner.settings.optimiser]
@@ -67,12 +67,10 @@ def choose_rate(learner: Learner, feeder: Feeder, updates: int, tell: Callable[[
         return losses[rate]
 
     first = best = rates.index(FIRST[learner.settings.optimiser])
-    for step in (1, -1):
-        while best == first or step * (best - first) > 0:
-            following = best + step
-            if not 0 <= following < len(rates) or measure(best) <= measure(following):
-                break
-            best = following
+    untouched = _judge(learner, feeder, updates)
+    for step in (1, -1) if measure(first) < untouched else (-1,):
+        while 0 <= best + step < len(rates) and measure(best + step) < measure(best):
+            best += step
         if best != first:
             break
     return Probed(rates[best], tuple(sorted(losses.items())))
@@ -95,7 +93,12 @@ def _try(learner: Learner, feeder: Feeder, rate: float, updates: int) -> float:
         loss = learner.update(feeder.batch(number), rate * rate_at(number, updates, settings), number)
         if not math.isfinite(float(loss)):
             return math.inf
-    found = sum(_loss(learner, feeder, updates + number) for number in range(JUDGING)) / JUDGING
+    return _judge(learner, feeder, updates)
+
+
+def _judge(learner: Learner, feeder: Feeder, start: int) -> float:
+    """The mean loss of the batches from `start` on; infinite where it is no number."""
+    found = sum(_loss(learner, feeder, start + number) for number in range(JUDGING)) / JUDGING
     return found if math.isfinite(found) else math.inf
 
 

@@ -99,9 +99,11 @@ def test_a_probe_takes_the_best_of_its_trials_and_leaves_no_trace(small, feeder,
     losses = dict(probed.tried)
     assert losses[probed.rate] == min(losses.values())
     assert len(told) == len(losses) > 1
-    # Neighbours were tried on both sides, where there are any.
-    rates, place = RATES[optimiser], RATES[optimiser].index(probed.rate)
-    assert set(rates[max(place - 1, 0) : place + 2]) <= losses.keys()
+    # It went as far as that was better: the next rate was tried, or there is none.
+    rates = RATES[optimiser]
+    tried = [rates.index(rate) for rate in losses]
+    assert tried == list(range(tried[0], tried[-1] + 1))
+    assert tried[-1] == len(rates) - 1 or losses[rates[tried[-1]]] > losses[probed.rate] or tried[0] == 0
     after = state_of(learner)
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], value) for name, value in before.items())
