@@ -31,7 +31,7 @@ class MaskPruning(Spec):
     works_on: ClassVar[WorksOn] = "network"
     encodes: ClassVar[EncodingKind] = "masked"
     takes: ClassVar[frozenset[EncodingKind]] = frozenset(
-        {"dense", "masked", "affine_integer", "codebook", "log2", "binary"}
+        {"dense", "masked", "half", "affine_integer", "codebook", "log2", "binary"}
     )
     kinds: ClassVar[tuple[str, ...]] = PRUNABLE_KINDS
 
