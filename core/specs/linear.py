@@ -109,7 +109,7 @@ class LinearQuantization(Spec):
     works_on: ClassVar[WorksOn] = "network"
     encodes: ClassVar[EncodingKind] = "affine_integer"
     # Integers that an earlier step has left are not rounded again.
-    takes: ClassVar[frozenset[EncodingKind]] = frozenset({"dense", "masked", "codebook", "log2"})
+    takes: ClassVar[frozenset[EncodingKind]] = frozenset({"dense", "half", "masked", "codebook", "log2"})
 
     method: Literal["quantize.linear"] = "quantize.linear"
     weights: WeightGrid = Field(WeightGrid(), description="Grid of the weights.")
