@@ -277,7 +277,7 @@ def weigh(row: Row, path: Path, runtime: RuntimeName, feeds: dict[int, Feed], ro
         Speedup(batch=int(size), ratio=ratio, low=low, high=high, significant=True)
         for size, (ratio, low, high) in row.speedup.items()
     ]
-    conditions = Products(kernels, batch, roofline).weigh(speedups, shares.conversions)
+    conditions = Products(kernels, batch, roofline).weigh(speedups, shares, row.milliseconds[str(min(feeds))] / 1000)
     row.integer_macs, row.conversions = conditions.integer_macs, conditions.conversion_share
     row.ceiling = {str(limit.batch): limit.ceiling for limit in conditions.limits}
 

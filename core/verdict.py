@@ -169,6 +169,10 @@ class TwoConditions(Shown):
     gemv: PeakRatio
     integer_macs: float = Field(description="Share of multiply-accumulates that integer kernels do.")
     conversion_share: float = Field(description="Share of the result's time in quantizing and dequantizing nodes.")
+    integer_time: float = Field(
+        0.0, description="Share of the result's time in integer kernels, at the first batch size."
+    )
+    integer_rate: float = Field(0.0, description="Speed of those kernels as a share of the peak of integers.")
     limits: tuple[SpeedLimit, ...]
 
 

@@ -75,7 +75,17 @@ class Papers:
         if verdict.findings:
             lines += ["", "## Findings", ""]
             lines += [f"* **{finding.code}**: {finding.text}" for finding in verdict.findings]
-        lines += ["", "## Use", "", "```python", *_usage(self.description.inputs), "```", "", *_say_files(names), ""]
+        lines += [
+            "",
+            "## Use",
+            "",
+            "```python",
+            *_usage(self.description.inputs, conditions.runtime),
+            "```",
+            "",
+            *_say_files(names),
+            "",
+        ]
         return "\n".join(lines)
 
 
@@ -92,12 +102,21 @@ def _say_files(names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _usage(inputs: tuple[TensorDescription, ...]) -> list[str]:
+def _usage(inputs: tuple[TensorDescription, ...], runtime: str) -> list[str]:
+    """A program that runs the file in the runtime that it was measured in."""
     feed = ", ".join(f'"{tensor.name}": {tensor.name}' for tensor in inputs)
     shapes = []
     for tensor in inputs:
         sizes = [1 if isinstance(size, str) else size for size in tensor.shape]
         shapes.append(f"{tensor.name} = np.zeros({sizes}, np.{tensor.dtype})")
+    if runtime.startswith("openvino"):
+        return [
+            "import numpy as np, openvino",
+            'settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": 1}',
+            'model = openvino.Core().compile_model("model.onnx", "CPU", settings)',
+            *shapes,
+            f"outputs = list(model({{{feed}}}).values())",
+        ]
     return [
         "import numpy as np, onnxruntime",
         'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',

@@ -180,7 +180,10 @@ def _explain(pair: Pair, timed: _Timed, kernels: tuple[Kernel, ...] | None, batc
         return None
     products = Products(kernels, batch, timed.roofline)
     speedups = [latency.speedup for latency in timed.latency]
-    return Speed(products.weigh(speedups, timed.shares.conversions), list_float_products(kernels, pair.encodings))
+    return Speed(
+        products.weigh(speedups, timed.shares, timed.latency[0].result.median_ms / 1000),
+        list_float_products(kernels, pair.encodings),
+    )
 
 
 def _measure_quality(pair: Pair, runtime: RuntimeName, progress: Progress) -> Comparison | None:

@@ -132,6 +132,8 @@ def _of_two_conditions(conditions: TwoConditions, where: Extra) -> Iterator[Metr
         )
     yield _row("result", "integer_macs", conditions.integer_macs, about=where)
     yield _row("result", "conversion_share", conditions.conversion_share, about=where)
+    yield _row("result", "integer_time", conditions.integer_time, about=where)
+    yield _row("result", "integer_rate", conditions.integer_rate, about=where)
     for limit in conditions.limits:
         about: Extra = {**where, "batch": limit.batch, "attainable": limit.attainable, "reached": limit.reached}
         yield _row("result", "speed_ceiling", limit.ceiling, unit="×", about=about)

@@ -38,7 +38,8 @@ def judge_speed(measured: Measurement) -> Iterator[Finding]:
         f"{_say_peak(conditions.gemm)} as fast as floats between matrices and {_say_peak(conditions.gemv)} by single "
         f"rows, and {_say_share(conditions.integer_macs)} of the multiply-adds are of integers, allowing {allowed}; "
         f"(2) {_say_share(conditions.conversion_share)} of the time goes into quantizing and dequantizing"
-        f"{_say_others(measured)}."
+        f"{_say_others(measured)}; the integer products take {_say_share(conditions.integer_time)} and run at "
+        f"{_say_share(conditions.integer_rate)} of that peak."
     )
     stay = [_say_products(products) for products in measured.speed.float_products if products.share > NOTABLE_PRODUCTS]
     yield make_finding("two_conditions", sentence + (f" In floats stay {say_list(stay)}." if stay else ""))

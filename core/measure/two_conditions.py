@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from core.measure.kernels import Kernel, integer_share
-from core.measure.profile import find_layer
+from core.measure.profile import TimeShares, find_layer
 from core.measure.roofline import Peak, Roofline
 from core.verdict import SpeedLimit, Speedup, TwoConditions
 
@@ -41,15 +41,27 @@ class Products:
     batch: int
     roofline: Roofline
 
-    def weigh(self, speedups: Sequence[Speedup], conversions: float) -> TwoConditions:
-        """Both conditions in numbers, with the limit at each batch size that was timed."""
+    def weigh(self, speedups: Sequence[Speedup], shares: TimeShares, seconds: float) -> TwoConditions:
+        """Both conditions in numbers, with the limit at each batch size that was timed.
+
+        `shares` and `seconds` are of one run of the result at the first of them.
+        """
+        spent = shares.integer * seconds
         return TwoConditions(
             gemm=self.roofline.gemm.ratio,
             gemv=self.roofline.gemv.ratio,
             integer_macs=integer_share(self.kernels),
-            conversion_share=conversions,
+            conversion_share=shares.conversions,
+            integer_time=shares.integer,
+            integer_rate=self._least_time(speedups[0].batch) / spent if spent else 0.0,
             limits=tuple(self._limit(speedup) for speedup in speedups),
         )
+
+    def _least_time(self, batch: int) -> float:
+        """Seconds that the integer kernels would take at their peak."""
+        integers = (kernel for kernel in self.kernels if kernel.integer)
+        at_peak = sum(kernel.macs / self._peak(kernel, batch).integer_rate for kernel in integers)
+        return at_peak * batch / self.batch
 
     def _limit(self, speedup: Speedup) -> SpeedLimit:
         single = whole = real = 0.0

@@ -231,6 +231,8 @@ CONDITIONS = TwoConditions(
     gemv=PeakRatio(ratio=2.5, low=2.4, high=2.6),
     integer_macs=0.89,
     conversion_share=0.09,
+    integer_time=0.5,
+    integer_rate=0.3,
     limits=(SpeedLimit(batch=1, ceiling=3.5, attainable=2.8, reached=0.57),),
 )
 FLOATS = (FloatProducts("activations", (), 0.08), FloatProducts("no_kernel", ("a", "b", "c", "d", "e"), 0.03))
@@ -247,7 +249,8 @@ def test_both_conditions_are_told_in_one_sentence():
         f"{name_runtime(ONNXRUNTIME)} this CPU multiplies 8-bit integers 3.6× (3.5 to 3.7) as fast as floats between "
         "matrices and 2.5× (2.4 to 2.6) by single rows, and 89 % of the multiply-adds are of integers, allowing 2.8× "
         "at batch 1; (2) 9 % of the time goes into quantizing and dequantizing and 41 % into float products and other "
-        "operators, most in Softmax (20 %) and Transpose (15 %). In floats stay products of two activations (8 % of "
+        "operators, most in Softmax (20 %) and Transpose (15 %); the integer products take 50 % and run at 30 % of "
+        "that peak. In floats stay products of two activations (8 % of "
         "the multiply-adds) and a, b, c, d and 1 more (3 % of the multiply-adds), whose weights are decoded to floats "
         "while the file is loaded, since no integer kernel takes them."
     )

@@ -9,7 +9,7 @@ from core.measure.kernels import Kernel, add_unseen, find_kernels, integer_share
 from core.measure.onnx_graph import load_graph
 from core.measure.openvino_profile import profile_openvino
 from core.measure.optimised import trace_optimised
-from core.measure.profile import share_time
+from core.measure.profile import TimeShares, share_time
 from core.measure.roofline import Peak, Roofline, measure_roofline
 from core.measure.two_conditions import FloatProducts, Products, list_float_products
 from core.verdict import PeakRatio, Speedup
@@ -115,7 +115,10 @@ def test_the_ceiling_is_that_of_the_products_at_each_batch_size():
     # Traced at batch 8: the first has one row a sample, the second a hundred.
     products = Products((kernel(800, 8), kernel(8000, 800)), 8, ROOFLINE)
     speedups = [Speedup(batch=n, ratio=2.0, low=2, high=2, significant=True) for n in (1, 32)]
-    one, many = products.weigh(speedups, 0.1).limits
+    weighed = products.weigh(speedups, TimeShares({}, 0.1, 0.75), 20.0)
+    one, many = weighed.limits
+    # At its peak one sample takes 2.5 s of single rows and 5 s of matrices; these kernels took 15 s.
+    assert (weighed.integer_time, weighed.integer_rate) == (0.75, pytest.approx(0.5))
     # At one sample: 80 s of single rows become 20 s, 80 s of matrices 40 s.
     assert one.ceiling == one.attainable == pytest.approx(160 / 60)
     assert many.ceiling == pytest.approx(2)
@@ -124,7 +127,7 @@ def test_the_ceiling_is_that_of_the_products_at_each_batch_size():
 
 def test_products_in_floats_lower_what_can_be_attained_and_not_the_ceiling():
     products = Products((kernel(500, 100), kernel(500, 100, integer=False)), 1, ROOFLINE)
-    weighed = products.weigh([Speedup(batch=1, ratio=1.2, low=1, high=2, significant=True)], 0.25)
+    weighed = products.weigh([Speedup(batch=1, ratio=1.2, low=1, high=2, significant=True)], TimeShares({}, 0.25), 1.0)
     assert (weighed.integer_macs, weighed.conversion_share) == (0.5, 0.25)
     (limit,) = weighed.limits
     assert (limit.ceiling, limit.attainable) == (pytest.approx(2), pytest.approx(10 / 7.5))
