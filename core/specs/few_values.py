@@ -13,7 +13,7 @@ from core.specs.rounding import Rounding
 
 _NOTHING_LEFT = "No convolution, linear layer or table of embeddings is left to quantize."
 # What a grid may replace or lie under a mask of; the factors of a low rank are not reached.
-GRIDS: frozenset[EncodingKind] = frozenset({"dense", "masked", "affine_integer", "codebook", "log2"})
+GRIDS: frozenset[EncodingKind] = frozenset({"dense", "masked", "half", "affine_integer", "codebook", "log2"})
 
 
 class FewValues(Spec, ABC):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from core.compression.checks import check_step
 from core.compression.context import Context
 from core.compression.quantize.book_weighting import weigh_errors
-from core.compression.quantize.candidates import Candidate
+from core.compression.quantize.candidates import Candidate, put_encodings
 from core.compression.quantize.few_values import Given
 from core.compression.registry import method_of
 from core.compression.yardstick import Yardstick
@@ -21,7 +21,7 @@ from core.description import DatasetSpec, ModelDescription, SplitArrays
 from core.errors import ModelpressError
 from core.messages import Message, MetricMessage
 from core.network.describe import describe
-from core.network.encodings import Codebook, Dense, Masked
+from core.network.encodings import AffineInteger, Codebook, Dense, Half, Masked, packed_grid
 from core.network.export import export_onnx
 from core.network.inspect import read
 from core.network.network import Network
@@ -241,6 +241,29 @@ def test_what_would_not_get_smaller_stays_as_it_is(residual: Network, context: M
     assert "fc2" not in report.layers
     assert "fc2" in report.findings[0].text
     check_step(residual, made, report, (torch.randn(2, 3, 12, 12),))
+
+
+def test_what_earlier_steps_left_in_16_bits_or_integers_is_encoded_anew(
+    residual: Network, context: MakeContext
+) -> None:
+    layers = {"stem": lambda weight: Half.of(weight, dtype="float16"), "fc1": int4}
+    encodings = {
+        f"{path}.weight": make(residual.graph.get_parameter(f"{path}.weight")) for path, make in layers.items()
+    }
+    before = put_encodings(residual, encodings)
+    for spec in (CodebookQuantization(values=4), BinaryQuantization()):
+        made, report = method_of(spec).apply(before, spec, replace(context(), dataset=None))
+        assert set(layers) <= set(report.layers)
+        assert {made.encodings[name].kinds for name in encodings} == {(spec.encodes,)}
+    binary = put_encodings(residual, {"fc1.weight": made.encodings["fc1.weight"]})
+    _, report = method_of(CodebookQuantization()).apply(
+        binary, CodebookQuantization(), replace(context(), dataset=None)
+    )
+    assert "fc1" in report.plan["kept_float"]
+
+
+def int4(weight: Tensor) -> AffineInteger:
+    return AffineInteger.of(weight, grid=packed_grid(4), axis=0)
 
 
 def test_tied_tables_stay_and_others_are_encoded(attention_file: Path, context: MakeContext, tmp_path: Path) -> None:
