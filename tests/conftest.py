@@ -1,13 +1,18 @@
 """Real servers for the tests: one PostgreSQL and one Valkey a process, one cloned database a test."""
 
 import fcntl
+import logging
 import os
+import sys
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+import structlog
 from psycopg import sql
 from sqlalchemy import make_url
 from sqlalchemy.orm import Session
@@ -22,6 +27,9 @@ from launch.valkey import Valkey
 
 SERVER_FIXTURES = {"database", "broker", "postgres", "valkey"}
 LONG = ("chaos", "slow", "browser")
+# Seconds that the threads of a test have to end after it; those of libraries that live as long as the process may stay.
+GRACE = 10
+OF_LIBRARIES = {"tqdm_monitor"}
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -62,6 +70,37 @@ def turn(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         fcntl.flock(gate, fcntl.LOCK_UN)
         yield
+
+
+@pytest.fixture(autouse=True)
+def alone() -> Iterator[None]:
+    """A test leaves the process as it found it, so that tests pass in any order."""
+    environment, configured = dict(os.environ), structlog.is_configured()
+    threads, handlers = set(threading.enumerate()), list(logging.root.handlers)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+    yield
+    if torch:
+        assert torch.is_grad_enabled()
+        assert torch.get_default_dtype() is torch.float32
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    if engine.cache_info().currsize:
+        engine().dispose()
+    _forget_caches()
+    if structlog.is_configured() and not configured:
+        structlog.reset_defaults()
+    for handler in logging.root.handlers[:]:
+        # Those of pytest come and go with the parts of a test.
+        if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
+            logging.root.removeHandler(handler)
+    deadline = time.monotonic() + GRACE
+    left = [thread for thread in threading.enumerate() if thread not in threads and thread.name not in OF_LIBRARIES]
+    for thread in left:
+        thread.join(max(deadline - time.monotonic(), 0))
+    # A listener that goes on would find the database of the test gone.
+    assert [thread.name for thread in left if thread.is_alive()] == []
 
 
 def administer(server: str, statement: str, *names: str) -> None:
