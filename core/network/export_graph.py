@@ -228,9 +228,10 @@ def _multiply_dynamically(place: _Place, node: fx.Node, layer: nn.Linear, encodi
     rounded = node.all_input_nodes[0]
     arguments = (rounded.args[0], integers, emission.buffer("scale", inner.scale), emission.buffer("zero", zero))
     product = graph.call_function(operators.DYNAMIC_PRODUCT, arguments)
-    if layer.bias is None:
+    bias = layer._parameters.get("bias")
+    if bias is None:
         return product
-    encoded = encodings.get(f"{path}.bias") or Dense(layer.bias)
+    encoded = encodings.get(f"{path}.bias") or Dense(bias)
     return graph.call_function(torch.add, (product, place.emit(encoded, place.emission(f"{path}.bias"))))
 
 
