@@ -11,7 +11,7 @@ from core.compression.quantize.candidates import encode_parameter
 from core.compression.quantize.placement import Placement, place
 from core.compression.quantize.ranges import USUAL, Range
 from core.network.encodings import ActivationGrid, AffineInteger, DynamicGrid, Grid
-from core.network.export_graph import INTEGER_LAYERS, input_ranks
+from core.network.export_graph import INTEGER_LAYERS, input_ranks, is_shared
 from core.network.network import Network
 from core.network.share import copy_graph
 from core.specs import linear
@@ -92,18 +92,31 @@ def _integer_inputs(
 def _encode_layer(network: Network, path: str, *, plan: Plan, input_grid: ActivationGrid | None) -> None:
     """Encode weight and bias; a bias that is added after the product (`input_grid` None) stays float."""
     layer, encoding = network.graph.get_submodule(path), plan.weights[path]
-    bias = layer._parameters.get("bias")
+    bias = _own_bias(network.graph, path)
     if bias is not None and path in plan.corrections:
         bias.data = bias.data + plan.corrections[path]
     if bias is not None and input_grid is not None and encoding.has_kernel:
         largest = bias.detach().abs() if encoding.axis == 0 else bias.detach().abs().amax()
         scale = torch.maximum(encoding.scale, largest / (input_grid.scale * _BIAS_LIMIT))
+        if encoding.grid.power_of_two:
+            scale = torch.where(scale > encoding.scale, torch.exp2(torch.log2(scale).ceil()), scale)
         if not torch.equal(scale, encoding.scale):
             encoding = encoding.rescaled(layer.get_parameter("weight"), scale)
         encoded = AffineInteger.of(bias, grid=BIAS_GRID, axis=encoding.axis, scale=scale * input_grid.scale)
         bias.data = encoded.decode()
         network.encodings[f"{path}.bias"] = encoded
     encode_parameter(network, f"{path}.weight", encoding)
+
+
+def _own_bias(module: fx.GraphModule, path: str) -> nn.Parameter | None:
+    """The bias of a layer, a copy where others have it too; None where there is none or a plain call reads it."""
+    layer = module.get_submodule(path)
+    bias = layer._parameters.get("bias")
+    if bias is None or any(node.op == "get_attr" and node.target == f"{path}.bias" for node in module.graph.nodes):
+        return None
+    if is_shared(module, bias):
+        bias = layer.bias = nn.Parameter(bias.detach(), bias.requires_grad)
+    return bias
 
 
 def _free_name(module: fx.GraphModule) -> str:

@@ -37,7 +37,7 @@ def choose_range(histogram: Histogram, calibration: Calibration, asked: Activati
         return ends
     if asked.symmetric:
         ends = _symmetric(ends[0], ends[1], levels)
-    return _power_of_two(histogram, ends, levels) if asked.scale == "power_of_two" else ends
+    return _power_of_two(histogram, ends, levels, asked) if asked.scale == "power_of_two" else ends
 
 
 def _symmetric(low: float, high: float, levels: int) -> Range:
@@ -55,14 +55,16 @@ def _symmetric_mse(histogram: Histogram, levels: int) -> Range:
     return min(ranges, key=lambda ends: _squared_error(values, weights, ends, levels))
 
 
-def _power_of_two(histogram: Histogram, ends: Range, levels: int) -> Range:
-    """The range of about these ends whose scale is a power of two."""
+def _power_of_two(histogram: Histogram, ends: Range, levels: int, asked: ActivationGrid) -> Range:
+    """The range of about these ends whose scale is a power of two; the zero of a symmetric grid stays where it is."""
     values, weights = _distribution(histogram)
-    exponent = np.ceil(np.log2((ends[1] - ends[0]) / (levels - 1)))
+    width = (ends[1] - ends[0]) / (levels - 1)
+    exponent = np.ceil(np.log2(width))
+    fixed = width if asked.symmetric else None
     ranges = []
     for below in _EXPONENTS:
         scale = float(2.0 ** (exponent - below))
-        zero = round(min(max(-ends[0] / scale, 0.0), levels - 1.0))
+        zero = round(min(max(-ends[0] / (fixed or scale), 0.0), levels - 1.0))
         ranges.append((-zero * scale, (levels - 1 - zero) * scale))
     return min(ranges, key=lambda found: _squared_error(values, weights, found, levels))
 

@@ -8,6 +8,7 @@ from core.compression.quantize.observers import BINS, Histogram
 from core.compression.quantize.ranges import choose_range
 from core.network.encodings import ActivationGrid
 from core.specs.calibration import Calibration
+from core.specs.linear import ActivationGrid as Asked
 
 METHODS = ("minmax", "percentile", "mse", "entropy")
 
@@ -60,3 +61,14 @@ def test_mse_is_no_worse_than_minmax() -> None:
 def test_dead_values_give_an_empty_range() -> None:
     for method in METHODS:
         assert choose_range(histogram_of(torch.zeros(10)), Calibration(method=method)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("sign", "zero"), [(None, 8), (1.0, 0), (-1.0, 8)])
+def test_a_symmetric_grid_stays_so_with_a_power_of_two(method: str, sign: float | None, zero: int) -> None:
+    values = torch.randn(5_000, generator=torch.Generator().manual_seed(0)) * 1.3
+    values = values if sign is None else values.abs() * sign
+    asked = Asked(bits=4, symmetric=True, scale="power_of_two")
+    grid = ActivationGrid.of_range(*choose_range(histogram_of(values), Calibration(method=method), asked), 4)
+    assert int(grid.zero_point) == zero
+    assert float(torch.log2(grid.scale)) == round(float(torch.log2(grid.scale)))
