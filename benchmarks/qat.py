@@ -1,11 +1,11 @@
-"""Quantization-aware training: `quantize.*` and then `finetune`, against the float network and against no training.
+"""Quantization-aware training: `quantize.*`, then `finetune` or `distill.logits`, against the float network and before.
 
     OMP_NUM_THREADS=1 python -m benchmarks.qat --shared ../shared --out qat.json
 
-Every step is the library's, with its defaults but for the bits. Quality is that of the exported file in onnxruntime on
-the whole evaluation split, of the last weights, since there is no validation split. The change is paired sample by
-sample, over all seeds; a seed decides the order of the samples. Float weights that are trained just as
-long are the control.
+Every step is the library's, with its defaults but for the bits, the updates and the learning rate. The teacher is the
+float network. Quality is that of the exported file in onnxruntime on the whole evaluation split, of the last weights,
+since there is no validation split. The change is paired sample by sample, over all seeds; a seed decides the order of
+the samples. Float weights that are trained just as long are the control.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from core.network.fold import fold_batch_norm
 from core.network.inspect import read
 from core.network.network import Network
 from core.specs.base import Spec
+from core.specs.distill import LogitDistillation
 from core.specs.levels import BinaryQuantization, LogQuantization, TernaryQuantization
 from core.specs.linear import ActivationGrid, LinearQuantization, WeightGrid
 from core.specs.recipe import Constraints, Target
@@ -44,6 +45,7 @@ FORMATS: dict[str, Spec | None] = {
     "ternary": TernaryQuantization(),
     "binary": BinaryQuantization(),
 }
+WAYS: dict[str, type[Finetune | LogitDistillation]] = {"labels": Finetune, "teacher": LogitDistillation}
 BATCH = 200
 
 
@@ -70,6 +72,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="*", default=[case.file for case in CASES])
     parser.add_argument("--formats", nargs="*", default=list(FORMATS))
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), help="who is learned from")
     parser.add_argument("--seeds", type=int)
     parser.add_argument("--steps", type=int, help="updates of each training")
     parser.add_argument("--lr", type=float, help="in place of the default, which tries some")
@@ -79,8 +82,9 @@ def main() -> None:
     for case in CASES:
         if case.file not in options.only:
             continue
-        asked = Finetune(steps=options.steps or case.steps, **({} if options.lr is None else {"lr": options.lr}))
-        for row in run_case(options.shared, case, asked, options.formats, seeds=options.seeds or case.seeds):
+        asked = {"steps": options.steps or case.steps, "lr": options.lr or "auto"}
+        ways = {name: WAYS[name].model_validate(asked) for name in options.ways}
+        for row in run_case(options.shared, case, ways, options.formats, seeds=options.seeds or case.seeds):
             rows.append(row)
             print(json.dumps(row), flush=True)
             if options.out:
@@ -89,37 +93,42 @@ def main() -> None:
 
 
 def run_case(
-    shared: Path, case: Case, asked: Finetune, formats: list[str], *, seeds: int
+    shared: Path, case: Case, ways: Mapping[str, Finetune | LogitDistillation], formats: list[str], *, seeds: int
 ) -> Iterator[dict[str, object]]:
-    """One row for each format."""
+    """One row for each format and way."""
     network = fold_batch_norm(read(shared / "models" / case.file))
     dataset = open_dataset([shared / "data" / f"{case.data}.npz"], SPECS[case.data], network.inputs)
     # The networks know these samples by heart, so that no training could look better than none: the last weights count.
     dataset = replace(dataset, splits={name: each for name, each in dataset.splits.items() if name != "validation"})
     whole = right(network, dataset)
     for name in formats:
-        begin = time.process_time()
         spec = FORMATS[name]
-        start = network if spec is None else take(spec, network, dataset, seed=0)
-        before = right(start, dataset)
-        after = [right(take(asked, start, dataset, seed=seed), dataset) for seed in range(seeds)]
-        change = compare_proportions(np.tile(whole, seeds), np.concatenate(after))
-        yield {
-            "network": case.file,
-            "format": name,
-            "updates": asked.steps,
-            "float": round(float(whole.mean()), 4),
-            "untrained": round(float(before.mean()), 4),
-            "trained": [round(float(each.mean()), 4) for each in after],
-            "change_points": [round(100 * value, 2) for value in (change.delta, change.low, change.high)],
-            "cpu_seconds": round(time.process_time() - begin, 1),
-            "load": round(os.getloadavg()[0], 1),
-        }
+        start = network if spec is None else take(spec, network, dataset, original=network, seed=0)
+        before = compare_proportions(whole, right(start, dataset))
+        for way, asked in ways.items():
+            begin = time.process_time()
+            after = [right(take(asked, start, dataset, original=network, seed=seed), dataset) for seed in range(seeds)]
+            change = compare_proportions(np.tile(whole, seeds), np.concatenate(after))
+            yield {
+                "network": case.file,
+                "format": name,
+                "from": way,
+                "updates": asked.steps,
+                "lr": asked.lr,
+                "float": round(float(whole.mean()), 4),
+                "untrained_points": round(100 * before.delta, 2),
+                "trained": [round(float(each.mean()), 4) for each in after],
+                "change_points": [round(100 * value, 2) for value in (change.delta, change.low, change.high)],
+                "cpu_seconds": round(time.process_time() - begin, 1),
+                "load": round(os.getloadavg()[0], 1),
+            }
 
 
-def take(spec: Spec, network: Network, dataset: Dataset, *, seed: int) -> Network:
-    """The network after one step."""
-    context = Context(spec.method, 0, dataset, Target(), Constraints(), seed=seed, emit=lambda _: None)
+def take(spec: Spec, network: Network, dataset: Dataset, *, original: Network, seed: int) -> Network:
+    """The network after one step of a job that began with `original`."""
+    context = Context(
+        spec.method, 0, dataset, Target(), Constraints(), seed=seed, emit=lambda _: None, original=original
+    )
     torch.manual_seed(seed)
     made, _ = method_of(spec).apply(network, spec, context)
     return made

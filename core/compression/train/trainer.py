@@ -17,6 +17,7 @@ from core.compression.train.budget import Budget
 from core.compression.train.course import Course, Decisions
 from core.compression.train.curve import Curve
 from core.compression.train.feeding import Feeder, fixed_batch
+from core.compression.train.latent import latent_weights
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.objective import Objective
 from core.compression.train.outcome import Trained, changed_layers, check_same, remarks
@@ -71,7 +72,8 @@ class _Run:
         self._feeder = _feeder(data, names, settings, seed=context.seed, fixed=self._fixed)
         # One GPU is used where there is one; only the CPU was ever tried.
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        mounted = TrainableNetwork(network, objective.watched).to(device)
+        latent = latent_weights(network, context.original)
+        mounted = TrainableNetwork(network, objective.watched, latent).to(device)
         self._learner = Learner(mounted, objective.to(device), settings, self._feeder.batch_size, device)
         undo = logits_of(network, data.task)
         examiner = Examiner(data, names, fixed_batch=self._fixed, undo=undo) if data.count(SPLIT) else None

@@ -281,7 +281,8 @@ class IntegerWeight(TrainableWeight):
         spread = blocks.spread(self.step())
         ends = (torch.as_tensor(grid.low - zero), torch.as_tensor(grid.high - zero))
         rounded = self.encode().decode()
-        return round_through(self.latent.reshape(view), spread, rounded.reshape(view), ends=ends).reshape(rounded.shape)
+        made = round_through(self.latent.reshape(view), spread, rounded.reshape(view), ends=ends, returns=True)
+        return made.reshape(rounded.shape)
 
     def step(self) -> Tensor:
         """The scales as they are used: above the smallest, and powers of two where they must be."""

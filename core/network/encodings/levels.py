@@ -151,7 +151,7 @@ class LevelWeight(TrainableWeight):
         """scale · level, with the gradients of LSQ."""
         spread = self._blocks.spread(self.scale.clamp_min(SMALLEST_SCALE))
         levels = self._start.levels.to(self.latent.device)
-        return round_through(self.latent, spread, self.encode().decode(), ends=(levels[0], levels[-1]))
+        return round_through(self.latent, spread, self.encode().decode(), ends=(levels[0], levels[-1]), returns=True)
 
     def encode(self) -> Levels:
         """The nearest levels at the scales as they are now."""

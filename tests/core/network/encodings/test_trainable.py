@@ -55,8 +55,8 @@ def test_the_scale_learns_as_the_paper_says() -> None:
     found = gradients(encoding, weight, wanted)
     slopes = torch.tensor([-0.2, 0.1, 0.3, 3.0, -3.0])
     assert torch.allclose(found["scale"], (wanted * slopes).sum() / (5 * 3) ** 0.5)
-    # Straight through inside of the grid, nothing outside (equation 5).
-    assert torch.equal(found["latent"], torch.tensor([[1.0, 2.0, 3.0, 0.0, 0.0]]))
+    # Straight through inside of the grid (equation 5), and outside where descent leads back.
+    assert torch.equal(found["latent"], torch.tensor([[1.0, 2.0, 3.0, 4.0, 0.0]]))
 
 
 def test_every_channel_and_group_has_a_gradient_of_its_own() -> None:
@@ -75,7 +75,20 @@ def test_a_zero_point_bounds_the_gradient_on_both_sides() -> None:
     encoding = AffineInteger.asymmetric(weight, grid=packed_grid(2, asymmetric=True), axis=0)
     moved = torch.tensor([[-0.4, 1.2, 3.1, 2.0]])
     found = gradients(encoding, moved, torch.ones(1, 4))
-    assert torch.equal(found["latent"], torch.tensor([[0.0, 1.0, 0.0, 1.0]]))
+    assert torch.equal(found["latent"], torch.tensor([[0.0, 1.0, 1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("outside", [1.5, -1.5])
+def test_a_weight_beyond_the_last_level_finds_its_way_back(outside: float) -> None:
+    """As all do that begin on it once their scale has shrunk."""
+    weight = torch.tensor([[1.0, 0.0]]) * outside
+    trainable = Levels.binary(weight, axis=0, scale=torch.tensor([1.0])).trainable(weight)
+    optimiser = torch.optim.SGD([trainable.get_parameter("latent")], lr=0.5)
+    for _ in range(4):
+        optimiser.zero_grad()
+        (trainable() * outside).sum().backward()
+        optimiser.step()
+    assert float(trainable().detach()[0, 0]) == -float(torch.tensor(outside).sign())
 
 
 def test_the_gradient_of_a_shared_value_is_the_sum_over_its_weights() -> None:
