@@ -1,7 +1,7 @@
 """A file that is opened in a runtime and ready to answer: what quality, time and memory are measured through."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -98,6 +98,26 @@ def candidate_runtimes(asked: RuntimeName | Literal["auto"]) -> tuple[RuntimeNam
         return tuple(name for name in PACKAGES if has_runtime(name))
     _need(asked)
     return (asked,)
+
+
+def keep_able(
+    runtimes: tuple[RuntimeName, ...], path: Path, feeds: Iterable[Feed], threads: int
+) -> tuple[RuntimeName, ...]:
+    """Those that run a file on all of the feeds; onnxruntime stays, since every file is made for it."""
+    tried = list(feeds)
+    return tuple(
+        name for name in runtimes if name == ONNXRUNTIME or all(_runs(name, path, feed, threads) for feed in tried)
+    )
+
+
+def _runs(runtime: RuntimeName, path: Path, feed: Feed, threads: int) -> bool:
+    try:
+        bind_file(runtime, path, feed, threads)()
+    except ModelpressError as error:
+        if error.code != "runtime_failed":
+            raise
+        return False
+    return True
 
 
 def baseline_runtimes(asked: RuntimeName | Literal["auto"]) -> tuple[RuntimeName, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from core.data.dataset import Dataset
 from core.measure.costs import Costs, count_costs
-from core.measure.engine import ONNXRUNTIME, RuntimeName, baseline_runtimes, candidate_runtimes
+from core.measure.engine import ONNXRUNTIME, RuntimeName, baseline_runtimes, candidate_runtimes, keep_able
 from core.measure.feeds import make_feed
 from core.measure.kernels import Kernel, add_unseen, find_kernels, rounds_activations
 from core.measure.latency import LatencyComparison, Schedule, TimedPair, choose_runtime, time_pair
@@ -147,8 +147,8 @@ def _count(path: Path, one: Feed, planned_large: int, memory: ProcessMemory) -> 
 
 def _measure_time(pair: Pair, feeds: dict[int, Feed], progress: Progress) -> _Timed:
     """Latency, memory, profile and roofline; the lock is held."""
-    threads, asked = pair.target.threads, pair.target.runtime
-    schedule = Schedule(threads, pair.runs, baseline_runtimes(asked), candidate_runtimes(asked))
+    threads = pair.target.threads
+    schedule = schedule_for(pair, feeds)
     timings: list[TimedPair] = []
     for index, (batch, feed) in enumerate(feeds.items()):
         text = f"timing {pair.runs} runs each at batch {batch}, interleaved"
@@ -173,6 +173,18 @@ def _measure_time(pair: Pair, feeds: dict[int, Feed], progress: Progress) -> _Ti
         roofline = measure_roofline(runtime, threads)
     latency = tuple(timing.compare(runtime) for timing in timings)
     return _Timed(runtime, latency, memory, shares, roofline, kernels)
+
+
+def schedule_for(pair: Pair, feeds: Mapping[int, Feed]) -> Schedule:
+    """How the files are timed, in runtimes that are installed.
+
+    A runtime that only adds to a choice may lack an operator of a file; one that was asked for by name may not.
+    """
+    threads, asked = pair.target.threads, pair.target.runtime
+    originals = keep_able(baseline_runtimes(asked), pair.original, feeds.values(), threads)
+    # Memory and quality of both files are of the result's runtime.
+    results = keep_able(originals, pair.result, feeds.values(), threads) if asked == "auto" else (asked,)
+    return Schedule(threads, pair.runs, originals, results)
 
 
 def _explain(pair: Pair, timed: _Timed, kernels: tuple[Kernel, ...] | None, batch: int) -> Speed | None:

@@ -13,6 +13,8 @@ from core.measure.engine import Call, Engine
 from core.measure.runtime import Feed
 
 DEVICE = "CPU"
+# Characters that are told of what it says about a file.
+MOST_WORDS = 500
 # What it does by itself on some CPUs would make floats that the file does not have: bfloat16, and activations rounded
 # to 8 bits in front of stored integers.
 EXACT: dict[str, Any] = {
@@ -98,6 +100,7 @@ def _core() -> ov.Core:
 
 def _failed(verb: str, error: RuntimeError) -> ModelpressError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # The first line says only where in its source it happened.
-    told = next((line for line in lines if not line.startswith("Exception from")), type(error).__name__)
-    return ModelpressError("runtime_failed", f"OpenVINO cannot {verb} the file: {told}")
+    # The first lines say only where in its source it happened.
+    told = " ".join(line for line in lines if not line.startswith(("Exception from", "Check '")))
+    told = told or next(iter(lines), type(error).__name__)
+    return ModelpressError("runtime_failed", f"OpenVINO cannot {verb} the file: {told[:MOST_WORDS]}")

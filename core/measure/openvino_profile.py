@@ -80,16 +80,17 @@ def _spent(node: _Node, times: dict[str, list[float]]) -> NodeTime:
 
 def _kernel(node: _Node) -> Kernel:
     inputs = [tuple(each.get_shape()) for each in node.operation.inputs()]
-    out = tuple(node.operation.output(0).get_shape())
+    # A transposed convolution spreads each input over the outputs, where others gather each output from inputs.
+    ends = inputs[0] if node.kind == "Deconvolution" else tuple(node.operation.output(0).get_shape())
     if "onvolution" in node.kind:
-        # Weights are (groups, out, in, *kernel) where there are groups, else (out, in, *kernel).
-        terms = math.prod(inputs[1][2:] if len(inputs[1]) > len(out) else inputs[1][1:])
-        rows = math.prod(out) // max(out[1], 1)
+        # Weights are (groups, ends, others, *kernel) where there are groups, else (ends, others, *kernel).
+        terms = math.prod(inputs[1][2:] if len(inputs[1]) > len(ends) else inputs[1][1:])
+        rows = math.prod(ends) // max(ends[1], 1)
     else:
-        terms, rows = inputs[0][-1], math.prod(out) // max(out[-1], 1)
+        terms, rows = inputs[0][-1], math.prod(ends) // max(ends[-1], 1)
     return Kernel(
         names=node.names,
-        macs=math.prod(out) * terms,
+        macs=math.prod(ends) * terms,
         rows=rows,
         integer=node.integer,
         weighted=node.kind != "MatMul",

@@ -59,7 +59,9 @@ def judge_runtime(measured: Measurement) -> Iterator[Finding]:
         text = f"The figures of the result are of {chosen}, those of the original of the fastest runtime: "
         yield make_finding("runtime_chosen", f"{text}{'; '.join(told)}.")
     elif measured.asked == "auto":
-        yield make_finding("runtime_chosen", f"On this worker {chosen} is the only runtime, so `auto` means it.")
+        yield make_finding(
+            "runtime_chosen", f"On this worker {chosen} is the only runtime that runs the files, so `auto` means it."
+        )
     if measured.quality is None or measured.quality.runtime_difference is None:
         return
     difference, noise = measured.quality.runtime_difference, 10 ** (-measured.quality.sqnr_db / 20)

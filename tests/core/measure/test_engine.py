@@ -8,10 +8,20 @@ from core.data.dataset import open_dataset
 from core.description import DatasetSpec, SplitArrays
 from core.errors import ModelpressError
 from core.measure import engine
-from core.measure.engine import ONNXRUNTIME, OPENVINO, baseline_runtimes, bind_file, candidate_runtimes, open_engine
+from core.measure.engine import (
+    ONNXRUNTIME,
+    OPENVINO,
+    baseline_runtimes,
+    bind_file,
+    candidate_runtimes,
+    keep_able,
+    open_engine,
+)
 from core.measure.latency import Schedule, choose_runtime, time_pair
+from core.measure.measurement import Pair, schedule_for
 from core.measure.memory import Probe, probe_pair
 from core.measure.quality import Sides, compare_answers, compare_quality
+from core.specs.recipe import Target
 
 FLOAT = TensorProto.FLOAT
 
@@ -61,6 +71,41 @@ def test_a_file_that_openvino_cannot_take_is_an_error_with_its_words(onnx_file, 
     )
     with pytest.raises(ModelpressError, match="OpenVINO cannot run the file: "):
         open_engine(OPENVINO, path, 1).run({"x": np.zeros((1, 4), np.float32)})
+
+
+@pytest.fixture
+def only_for_onnxruntime(onnx_file):
+    """A determinant, for which OpenVINO has no operator."""
+    nodes = [helper.make_node("Det", ["x"], ["d"]), helper.make_node("Unsqueeze", ["d", "axis"], ["y"])]
+    shapes = {"x": (FLOAT, ["n", 2, 2])}, {"y": (FLOAT, ["n", 1])}
+    return onnx_file("d.onnx", nodes, *shapes, {"axis": np.array([1])})
+
+
+def test_a_runtime_without_an_operator_of_a_file_is_no_choice(linear_file, only_for_onnxruntime):
+    both = (ONNXRUNTIME, OPENVINO)
+    square = [{"x": np.ones((batch, 2, 2), np.float32)} for batch in (1, 3)]
+    assert keep_able(both, only_for_onnxruntime, square, 1) == (ONNXRUNTIME,)
+    assert keep_able(both, linear_file("a.onnx", np.ones((2, 2))), [{"x": np.ones((3, 2), np.float32)}], 1) == both
+    with pytest.raises(ModelpressError, match="Det"):
+        open_engine(OPENVINO, only_for_onnxruntime, 1)
+
+
+def test_a_job_for_any_runtime_is_timed_in_those_that_run_both_files(tmp_path, onnx_file, only_for_onnxruntime):
+    feeds = {2: {"x": np.ones((2, 2, 2), np.float32)}}
+
+    def schedule(runtime, original=only_for_onnxruntime, result=only_for_onnxruntime):
+        given = {"dataset": None, "encodings": {}, "lock_path": tmp_path, "runs": 5, "seed": 0, "sizes": {}}
+        found = schedule_for(Pair(original=original, result=result, target=Target(runtime=runtime), **given), feeds)
+        return found.originals, found.results
+
+    assert schedule("auto") == ((ONNXRUNTIME,), (ONNXRUNTIME,))
+    any_runtime = onnx_file(
+        "r.onnx", [helper.make_node("Relu", ["x"], ["y"])], *[{n: (FLOAT, ["n", 2, 2])} for n in "xy"], {}
+    )
+    assert schedule("auto", result=any_runtime) == ((ONNXRUNTIME,), (ONNXRUNTIME,))
+    assert schedule("auto", any_runtime, any_runtime) == ((ONNXRUNTIME, OPENVINO), (ONNXRUNTIME, OPENVINO))
+    # What was asked for by name is not replaced; timing it says what it lacks.
+    assert schedule(OPENVINO) == ((ONNXRUNTIME,), (OPENVINO,))
 
 
 def test_targets_name_runtimes(monkeypatch):

@@ -160,3 +160,14 @@ def test_both_profiles_share_the_time_out_in_one_way(mixed):
     assert here.operators["Softmax"] > 0
     convolution = next(kernel for kernel in there.kernels if kernel.integer)
     assert (convolution.macs, convolution.rows) == (2 * CONV, 128)
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_transposed_convolution_costs_the_same_in_both_runtimes(onnx_file, groups):
+    weight = np.ones((6, 10 // groups, 3, 3), np.float32)
+    node = helper.make_node("ConvTranspose", ["x", "w"], ["y"], strides=[2, 2], group=groups)
+    shapes = {"x": (TensorProto.FLOAT, ["n", 6, 5, 5])}, {"y": (TensorProto.FLOAT, ["n", 10, 11, 11])}
+    path, feed = onnx_file("t.onnx", [node], *shapes, {"w": weight}), {"x": np.ones((2, 6, 5, 5), np.float32)}
+    (here,) = find_kernels(trace_optimised(path, feed))
+    (there,) = profile_openvino(path, feed, (), threads=1).kernels
+    assert here.macs == there.macs == 2 * 25 * weight.size
