@@ -54,6 +54,14 @@ def count_rows(layer: Product, value: Tensor) -> int:
     return int(windows.shape[0] * math.prod(windows.shape[3 : 3 + len(layer.kernel_size)]))
 
 
+def output_shape(layer: Product, value: Tensor) -> tuple[int, ...]:
+    """The shape of what a layer gives for the input `value`."""
+    if isinstance(layer, nn.Linear):
+        return (*value.shape[:-1], layer.out_features)
+    windows = _windows(layer, value)
+    return (windows.shape[0], layer.out_channels, *windows.shape[3 : 3 + len(layer.kernel_size)])
+
+
 def take_rows(layer: Product, value: Tensor, rows: Tensor | None = None) -> Tensor:
     """Rows of the input `value` of a layer, all or those at `rows` (int64): (groups, rows, columns).
 
@@ -70,7 +78,10 @@ def take_rows(layer: Product, value: Tensor, rows: Tensor | None = None) -> Tens
     # (samples, positions …, groups, channels, taps …): a window is copied only where it is taken.
     dims = windows.dim()
     ordered = windows.permute(0, *range(3, 3 + len(spatial)), 1, 2, *range(3 + len(spatial), dims))
-    return ordered[places].flatten(2).transpose(0, 1)
+    taken = ordered[places]
+    if isinstance(layer, _TRANSPOSED):
+        taken = taken.flip(tuple(range(-len(spatial), 0)))
+    return taken.flatten(2).transpose(0, 1)
 
 
 def output_rows(layer: Product, value: Tensor, rows: Tensor) -> Tensor:
@@ -82,7 +93,10 @@ def output_rows(layer: Product, value: Tensor, rows: Tensor) -> Tensor:
 
 
 def _windows(layer: Convolution, value: Tensor) -> Tensor:
-    """A view (samples, groups, channels, positions …, taps …) of the padded input."""
+    """A view (samples, groups, channels, positions …, taps …) of the padded input.
+
+    Of a transposed convolution the taps run backwards.
+    """
     taps, dilation = layer.kernel_size, layer.dilation
     if isinstance(layer, _TRANSPOSED):
         padded, stride = _spread_out(layer, value), (1,) * len(taps)
@@ -91,8 +105,6 @@ def _windows(layer: Convolution, value: Tensor) -> Tensor:
     windows = padded.reshape(padded.shape[0], layer.groups, -1, *padded.shape[2:])
     for axis, (size, gap, step) in enumerate(zip(taps, dilation, stride, strict=True)):
         windows = windows.unfold(3 + axis, (size - 1) * gap + 1, step)[..., ::gap]
-    if isinstance(layer, _TRANSPOSED):
-        windows = windows.flip(tuple(range(-len(taps), 0)))
     return windows
 
 

@@ -66,6 +66,9 @@ def added_to(node: fx.Node) -> fx.Node | None:
     users = list(node.users)
     if len(users) != 1 or users[0].target != torch.ops.aten.add.Tensor or len(users[0].all_input_nodes) != 2:
         return None
+    # With `alpha` one of both is scaled.
+    if users[0].kwargs:
+        return None
     one, other = users[0].all_input_nodes
     return other if one is node else one
 

@@ -40,6 +40,8 @@ class AdaroundRows(Rows):
         self._inputs: list[Tensor] = []
         self._wanted: list[Tensor] = []
         self._beside: list[Tensor] = []
+        # Whether the ReLU is applied to what is known of the sum.
+        self.clipped = task.relu
 
     def add(self, rows: Tensor, original: Tensor, beside: tuple[Tensor, Tensor] | None) -> None:
         """Remember every so many."""
@@ -48,6 +50,8 @@ class AdaroundRows(Rows):
         own = self._task.bias.unsqueeze(1).expand(wanted.shape)
         if beside is not None:
             wanted, own = wanted + beside[1][:, few], own + beside[0][:, few]
+        elif self._task.added:
+            self.clipped = False
         self._inputs.append(rows[:, few].clone())
         self._wanted.append(wanted)
         self._beside.append(own)
@@ -77,6 +81,7 @@ class Adaround(Rounder[AdaroundRows]):
 
     def choose(self, task: Task, rows: AdaroundRows, tick: Tick) -> Tensor:
         """Every weight up or down, after `steps` updates."""
+        clipped = rows.clipped
         inputs, wanted, beside = rows.joined()
         soft = SoftIntegers(task)
         adam = torch.optim.Adam([soft.latent], lr=min(_WAY / self.steps, _FASTEST))
@@ -84,10 +89,10 @@ class Adaround(Rounder[AdaroundRows]):
 
         def answer(matrix: Tensor, few: Tensor | slice) -> Tensor:
             found = inputs[:, few] @ matrix.mT + beside[:, few]
-            return found.relu() if task.relu else found
+            return found.relu() if clipped else found
 
         def error(matrix: Tensor, few: Tensor | slice) -> Tensor:
-            goal = wanted[:, few].relu() if task.relu else wanted[:, few]
+            goal = wanted[:, few].relu() if clipped else wanted[:, few]
             return (answer(matrix, few) - goal).square().mean()
 
         sample = torch.randperm(inputs.shape[1], generator=draw)[: 16 * _BATCH]

@@ -19,7 +19,7 @@ class Task:
     """A layer, its float weight as a matrix (groups, outputs, columns), its grid, and how many rows it may be given.
 
     `mask`, in the shape of the matrix, says which weights are kept; None where all are. `bias` is (groups, outputs).
-    With `relu` the outputs, together with what they are added to, are clipped at zero.
+    With `relu` the outputs, together with what they are added to where they are `added`, are clipped at zero.
     """
 
     layer: Product
@@ -29,6 +29,7 @@ class Task:
     mask: Tensor | None
     bias: Tensor
     relu: bool
+    added: bool
     rows: int
 
 
@@ -37,7 +38,10 @@ class Rows(ABC):
 
     @abstractmethod
     def add(self, rows: Tensor, original: Tensor, beside: tuple[Tensor, Tensor] | None) -> None:
-        """Inputs x̂ and those of the original x, (groups, rows, columns), and what the outputs are added to, r̂ and r."""
+        """Inputs x̂ and those of the original x, (groups, rows, columns), and what the outputs are added to, r̂ and r.
+
+        `beside` is None where the outputs are added to nothing, and where that is not known yet.
+        """
 
 
 R = TypeVar("R", bound=Rows)

@@ -5,9 +5,18 @@ from typing import Any, cast, final
 
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from core.compression.matrices import PRODUCTS, Product, as_matrix, as_weight, count_rows, output_rows, take_rows
+from core.compression.matrices import (
+    PRODUCTS,
+    Product,
+    as_matrix,
+    as_weight,
+    count_rows,
+    output_rows,
+    output_shape,
+    take_rows,
+)
 from core.compression.quantize.rounding.rounder import Rounder, Rows, Task, Tick
 from core.compression.quantize.rounding.snapper import Snapper, snapper_of
 from core.compression.relay import (
@@ -44,7 +53,10 @@ _CHUNK = 1 << 23
 
 @final
 class Walk:
-    """Rounds layers in graph order: each by what it is given once the layers before it are rounded."""
+    """Rounds layers in graph order: each by what it is given once the layers before it are rounded.
+
+    Raises `missing_data` without a batch, and `non_finite`.
+    """
 
     def __init__(
         self, network: Network, templates: Mapping[str, Elementwise], choose: Choose, samples: Samples
@@ -54,11 +66,14 @@ class Walk:
         nodes = _products(network.graph, templates)
         for name in templates.keys() - {f"{node.target}.weight" for node in nodes}:
             self._put(name, templates[name])
-        batches = [len(inputs[0]) for inputs in samples()]
-        self._samples = max(sum(batches), 1)
-        self.stages: tuple[Stage, ...] = stages_of(nodes) if batches else ()
-        keep = bool(batches) and 2 * live_bytes(network.graph, next(iter(samples()))) * len(batches) <= KEPT_BYTES
-        if not keep and self.stages:
+        self._batches = [len(inputs[0]) for inputs in samples()] if nodes else []
+        if nodes and not self._batches:
+            sentence = "There are too few calibration samples for one batch, so that no layer can be rounded by them."
+            raise ModelpressError("missing_data", sentence)
+        self._samples = max(sum(self._batches), 1)
+        self.stages: tuple[Stage, ...] = stages_of(nodes)
+        keep = bool(nodes) and self._fits(samples)
+        if not keep and nodes:
             affordable = MOST_MACS / max(2 * self._samples * describe(network).macs, 1)
             self.stages = merge_stages(self.stages, max(int(affordable), 1))
         sizes = {node.name: self._remembered(node) for node in nodes}
@@ -74,10 +89,12 @@ class Walk:
         draw = np.random.default_rng(0)
         found: dict[str, Elementwise] = {}
         with torch.no_grad():
-            for own, original in zip(self._relay.reach(stage), self._original.reach(stage), strict=True):
+            reached = zip(self._relay.reach(stage), self._original.reach(stage), self._batches, strict=True)
+            for own, original, size in reached:
                 tick()
                 for name, task in tasks.items():
-                    self._feed(rows[name], task, (own[name], original[name]), draw)
+                    most = task.rows * size // self._samples + 1
+                    _feed(rows[name], task, (own[name], original[name]), (most, draw))
             for node in stage.nodes:
                 task = tasks[node.name]
                 values = rounders[node.name].choose(task, rows.pop(node.name), tick)
@@ -85,6 +102,12 @@ class Walk:
                 found[f"{node.target}.weight"] = encoding
                 self._put(f"{node.target}.weight", encoding)
         return found
+
+    def _fits(self, samples: Samples) -> bool:
+        """Whether there is room for the values between two stages of all batches, in both networks."""
+        with torch.no_grad():
+            alive = live_bytes(self._network.graph, next(iter(samples())))
+        return 2 * alive * len(self._batches) <= KEPT_BYTES
 
     def _remembered(self, node: fx.Node) -> int:
         layer = cast("Product", self._network.graph.get_submodule(str(node.target)))
@@ -101,23 +124,8 @@ class Walk:
         bias = torch.zeros(matrix.shape[:2]) if layer.bias is None else layer.bias.detach().reshape(matrix.shape[:2])
         most = max(MOST_ROWS, ROWS_A_COLUMN * matrix.shape[-1])
         kept = None if mask is None else as_matrix(layer, mask)
-        return Task(layer, matrix, template, grid, kept, bias, _is_clipped(node), most)
-
-    def _feed(self, rows: Rows, task: Task, given: tuple[Given, Given], draw: np.random.Generator) -> None:
-        """Some rows of a batch, so that all batches give as many as the task wants, in pieces of bounded size."""
-        (own, original), layer = given, task.layer
-        if not bool(torch.isfinite(own.input).all() & torch.isfinite(original.input).all()):
-            raise ModelpressError("non_finite", "Calibration samples give NaN or infinity at the input of a layer.")
-        count = count_rows(layer, own.input)
-        most = task.rows * len(own.input) // self._samples + 1
-        chosen = np.arange(count) if count <= most else np.sort(draw.choice(count, most, replace=False))
-        pieces = -(-len(chosen) * task.matrix.shape[0] * task.matrix.shape[2] // _CHUNK)
-        for piece in np.array_split(chosen, max(pieces, 1)):
-            few = torch.from_numpy(piece)
-            beside = None
-            if own.beside is not None and original.beside is not None:
-                beside = output_rows(layer, own.beside, few), output_rows(layer, original.beside, few)
-            rows.add(take_rows(layer, own.input, few), take_rows(layer, original.input, few), beside)
+        added = added_to(node) is not None
+        return Task(layer, matrix, template, grid, kept, bias, _is_clipped(node), added, most)
 
     def _put(self, name: str, encoding: Elementwise) -> None:
         before = self._network.encodings.get(name)
@@ -125,6 +133,29 @@ class Walk:
         self._rounded.get_parameter(name).data = (
             torch.where(before.mask, value, 0.0) if isinstance(before, Masked) else value
         )
+
+
+def _feed(rows: Rows, task: Task, given: tuple[Given, Given], wanted: tuple[int, np.random.Generator]) -> None:
+    """At most so many rows of a batch, as they are drawn, in pieces of bounded size."""
+    (own, original), layer, (most, draw) = given, task.layer, wanted
+    if not bool(torch.isfinite(own.input).all() & torch.isfinite(original.input).all()):
+        raise ModelpressError("non_finite", "Calibration samples give NaN or infinity at the input of a layer.")
+    count = count_rows(layer, own.input)
+    chosen = np.arange(count) if count <= most else np.sort(draw.choice(count, most, replace=False))
+    pieces = -(-len(chosen) * task.matrix.shape[0] * task.matrix.shape[2] // _CHUNK)
+    sides = own.beside, original.beside
+    # What is spread over the outputs, or over which they are spread, has no row for each of theirs.
+    shape = output_shape(layer, own.input)
+    alike = all(side is not None and tuple(side.shape) == shape for side in sides)
+    for piece in np.array_split(chosen, max(pieces, 1)):
+        few = torch.from_numpy(piece)
+        beside = None
+        if alike:
+            beside = (
+                output_rows(layer, cast("Tensor", sides[0]), few),
+                output_rows(layer, cast("Tensor", sides[1]), few),
+            )
+        rows.add(take_rows(layer, own.input, few), take_rows(layer, original.input, few), beside)
 
 
 def _products(graph: fx.GraphModule, templates: Mapping[str, Elementwise]) -> list[fx.Node]:

@@ -13,7 +13,7 @@ from core.network.encodings import AffineInteger, packed_grid
 OUTPUTS, COLUMNS = 8, 24
 
 
-def make_task(*, relu: bool = False, mask: Tensor | None = None) -> Task:
+def make_task(*, relu: bool = False, added: bool = False, mask: Tensor | None = None) -> Task:
     torch.manual_seed(0)
     layer = nn.Linear(COLUMNS, OUTPUTS)
     template = AffineInteger.of(layer.weight.detach(), grid=packed_grid(3), axis=0)
@@ -21,7 +21,7 @@ def make_task(*, relu: bool = False, mask: Tensor | None = None) -> Task:
     assert grid is not None
     kept = None if mask is None else mask.unsqueeze(0)
     matrix, bias = layer.weight.detach().unsqueeze(0), layer.bias.detach().unsqueeze(0)
-    return Task(layer, matrix, template, grid, kept, bias, relu, 400)
+    return Task(layer, matrix, template, grid, kept, bias, relu, added, 400)
 
 
 def draw_inputs() -> Tensor:
@@ -52,6 +52,13 @@ def test_every_weight_goes_up_or_down_and_the_output_is_nearer(relu: bool) -> No
         return (one - other).square().mean()
 
     assert error(found) < 0.7 * error(nearest)
+
+
+def test_a_relu_behind_a_sum_that_is_not_known_is_left_out() -> None:
+    inputs = draw_inputs()
+    plain = learn(make_task(), inputs)
+    assert torch.equal(learn(make_task(relu=True, added=True), inputs), plain)
+    assert not torch.equal(learn(make_task(relu=True), inputs), plain)
 
 
 def test_masked_weights_stay_zero_and_dead_inputs_give_nearest_values() -> None:

@@ -167,6 +167,65 @@ def test_samples_that_are_no_numbers_are_an_error(network: Network) -> None:
         round_weights(network, templates_of(network), Rounding(method="gptq"), broken, tell)
 
 
+def test_too_few_samples_for_a_batch_are_an_error(network: Network) -> None:
+    with pytest.raises(ModelpressError, match="too few calibration samples"):
+        round_weights(network, templates_of(network), Rounding(method="gptq"), lambda: iter(()), tell)
+
+
+class Spread(nn.Module):
+    """Sums whose sides have different shapes: a table of positions, and a mean over places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mean, self.out = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3)
+        self.places = nn.Parameter(torch.randn(1, 9, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        aten = torch.ops.aten
+        places = aten.slice.Tensor(self.places, 1, 0, 5)
+        embedded = aten.relu.default(aten.add.Tensor(self.embed(x), places))
+        return self.out(aten.add.Tensor(self.mean(aten.mean.dim(x, [1], True)), embedded))
+
+
+@pytest.mark.parametrize("method", ["gptq", "adaround"])
+def test_sums_of_different_shapes_are_no_streams(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    graph = fx.symbolic_trace(Spread().eval())
+    described = [TensorDescription(name=name, dtype="float32", shape=("batch", 5, 4)) for name in ("x", "y")]
+    spread = Network(graph=graph, inputs=(described[0],), outputs=(described[1],))
+    templates = templates_of(spread)
+    seen: list[bool] = []
+    rows = walk.output_rows
+    monkeypatch.setattr(walk, "output_rows", lambda *given: seen.append(True) or rows(*given))
+    asked = Rounding.model_validate({"method": method, "steps": 20})
+    found = round_weights(spread, templates, asked, lambda: iter([(torch.randn(6, 5, 4),)]), tell)
+    assert found.keys() == templates.keys()
+    assert not seen
+
+
+def test_rows_are_counted_by_sample_however_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.out = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.out(torch.reshape(x, (-1, 4)))
+
+    graph = fx.symbolic_trace(Flat().eval())
+    described = [TensorDescription(name=name, dtype="float32", shape=("batch", 50, 4)) for name in ("x", "y")]
+    flat = Network(graph=graph, inputs=(described[0],), outputs=(described[1],))
+    monkeypatch.setattr(walk, "MOST_ROWS", 64)
+    counted: list[int] = []
+    rows = walk.take_rows
+    monkeypatch.setattr(
+        walk, "take_rows", lambda layer, value, few: counted.append(len(few)) or rows(layer, value, few)
+    )
+    batches = [(torch.randn(8, 50, 4),) for _ in range(4)]
+    round_weights(flat, templates_of(flat), Rounding(method="gptq"), lambda: iter(batches), tell)
+    assert sum(counted) <= 2 * (64 + len(batches))
+
+
 def test_a_cancel_is_noticed_between_batches(network: Network) -> None:
     calls = []
 
