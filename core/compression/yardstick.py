@@ -47,8 +47,13 @@ def choosing_split(dataset: Dataset) -> SplitName:
 def input_batches(
     network: Network, dataset: Dataset, split: SplitName, *, limit: int, batch: int = BATCH
 ) -> Iterator[Inputs]:
-    """The inputs of the first `limit` samples, in the order in which the network takes them."""
+    """The inputs of the first `limit` samples, in the order in which the network takes them.
+
+    A network bound to its batch size gets one batch at least, where there is one.
+    """
     size = network.inputs[0].shape[0] if network.inputs[0].shape else batch
+    if isinstance(size, int):
+        limit = max(limit, size)
     for samples in dataset.batches(split, size if isinstance(size, int) else batch, limit):
         inputs = tuple(samples.inputs[tensor.name] for tensor in network.inputs)
         # A network bound to its batch size cannot take the rest of a split.
@@ -69,7 +74,7 @@ class Yardstick:
         self._labels: list[Tensor | None] = [None] * len(self._inputs)
         if labelled and dataset.labelled(split):
             size = self._inputs[0][0].shape[0] if self._inputs else BATCH
-            labels = (batch.labels for batch in dataset.batches(split, size, limit))
+            labels = (batch.labels for batch in dataset.batches(split, size, max(limit, size)))
             self._labels = [label for label, _ in zip(labels, self._inputs, strict=False)]
         self._wanted = [_first_output(original, inputs) for inputs in self._inputs]
         if not self._inputs:
@@ -97,8 +102,7 @@ class Yardstick:
             quality += batch_quality * count
             signal += float(wanted.double().square().sum())
             noise += float((found.double() - wanted.double()).square().sum())
-        sqnr = 10 * math.log10(max(signal, _TINY) / noise) if noise else SQNR_OF_EQUAL_DB
-        return Score(loss / self.samples, quality / self.samples, min(sqnr, SQNR_OF_EQUAL_DB))
+        return Score(loss / self.samples, quality / self.samples, _ratio_db(signal, noise))
 
     def drop(self, score: Score) -> float:
         """How much worse than the original, in the unit of the quality metric; negative when better."""
@@ -125,6 +129,15 @@ class Yardstick:
             return 1 - alike, alike
         difference = (found - wanted).flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1).clamp_min(_TINY)
         return float(difference.square().mean()), float(difference.mean())
+
+
+def _ratio_db(signal: float, noise: float) -> float:
+    """Signal over noise in decibels, at most `SQNR_OF_EQUAL_DB`; no number where the noise is none."""
+    if not noise:
+        return SQNR_OF_EQUAL_DB
+    if not math.isfinite(noise):
+        return math.nan
+    return min(10 * math.log10(max(signal, _TINY) / noise), SQNR_OF_EQUAL_DB)
 
 
 def higher_is_better(task: Task, *, labelled: bool) -> bool:

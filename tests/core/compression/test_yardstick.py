@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import fx, nn
 
-from core.compression.yardstick import Yardstick
+from core.compression.yardstick import Yardstick, input_batches
 from core.data.dataset import open_dataset
 from core.description import DatasetSpec, SplitArrays, TensorDescription
 from core.network.network import Network
@@ -42,6 +42,39 @@ def test_what_is_worse_counts_as_a_drop(tmp_path: Path, task: str, y: np.ndarray
     assert yardstick.original.quality == pytest.approx(quality)
     assert yardstick.drop(yardstick.score(linear(np.eye(3)))) == pytest.approx(0)
     assert yardstick.drop(yardstick.score(linear(np.roll(np.eye(3), 1, axis=0)))) > 0.1
+
+
+def test_answers_beyond_all_numbers_have_no_ratio(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=CODES)
+    dataset = open_dataset(
+        [tmp_path / "a.npz"], DatasetSpec(task="none", splits={"validation": SplitArrays(x="x")}), INPUTS
+    )
+    yardstick = Yardstick(linear(np.eye(3)), dataset, split="validation", limit=100)
+    endless = linear(np.eye(3))
+    endless.graph.get_submodule("0").register_parameter("bias", nn.Parameter(torch.full((3,), torch.inf)))
+    assert not np.isfinite(yardstick.score(endless).sqnr_db)
+
+
+@pytest.mark.parametrize("y", [None, np.arange(60) % 3])
+def test_a_network_of_a_fixed_batch_gets_one_where_fewer_samples_are_wanted(
+    tmp_path: Path, y: np.ndarray | None
+) -> None:
+    np.savez(tmp_path / "a.npz", **({"x": CODES} if y is None else {"x": CODES, "y": y}))
+    split = SplitArrays(x="x", y=None if y is None else "y")
+    task = "classification" if y is not None else "none"
+    fixed = (TensorDescription(name="x", dtype="float32", shape=(16, 3)),)
+    dataset = open_dataset([tmp_path / "a.npz"], DatasetSpec(task=task, splits={"validation": split}), fixed)
+    network = Network(linear(np.eye(3)).graph, fixed, fixed)
+    assert [len(x) for (x,) in input_batches(network, dataset, "validation", limit=4)] == [16]
+    assert Yardstick(network, dataset, split="validation", limit=4).samples == 16
+    assert not list(
+        input_batches(
+            Network(network.graph, (fixed[0].model_copy(update={"shape": (61, 3)}),), fixed),
+            dataset,
+            "validation",
+            limit=4,
+        )
+    )
 
 
 def test_a_sigmoid_is_judged_as_the_logits_beneath(tmp_path: Path) -> None:
