@@ -98,6 +98,8 @@ def cluster(numbers: Numbers, count: int, weights: Floats | None = None) -> Floa
     if total <= count:
         return line.numbers
     places = _choose_places(line, count)
+    # Numbers that next to the others are all alike leave fewer places than clusters were asked for.
+    count = min(count, len(places) - 1)
     borders = _solve(line, places, count)
     if len(places) <= total and count > 1:
         borders = _refine(line, borders)

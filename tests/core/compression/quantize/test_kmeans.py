@@ -44,6 +44,15 @@ def draw(kind, count, seed):
     return drawn[kind]().astype(np.float32)
 
 
+def test_numbers_that_vanish_beside_one_give_numbers_still():
+    numbers = np.append(draw("normal", 5000, 0) * np.float32(1e-30), np.float32(1.0))
+    book = cluster(numbers, 16)
+    assert 2 <= len(book) <= 16
+    assert np.isfinite(book).all()
+    assert book[-1] == 1.0
+    assert abs(book[0]) < 1e-6
+
+
 KINDS = ("normal", "laplace", "uniform", "heavy", "two", "duplicates", "pruned", "outliers")
 
 
