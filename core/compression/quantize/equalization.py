@@ -152,7 +152,7 @@ def _move(graph: fx.GraphModule, pair: Pair, factor: Tensor) -> None:
     if bias is not None:
         bias.data = bias.detach() / factor
     weight = second.get_parameter("weight")
-    scaled = weight.detach().clone()
+    scaled = weight.detach().clone(memory_format=torch.contiguous_format)
     # The view lies in the copy's memory.
     view = _inputs_of(second, scaled, len(factor))
     view.mul_(factor.reshape(-1, *[1] * (view.dim() - 1)))

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from core.compression.quantize.equalization import equalize, find_pairs
+from core.description import TensorDescription
 from core.network.encodings import AffineInteger, symmetric_grid
 from core.network.export import export_onnx
 from core.network.inspect import read
@@ -52,6 +53,26 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def network(file: Path) -> Network:
     return read(file)
+
+
+def test_weights_that_do_not_lie_in_order_in_memory_are_scaled() -> None:
+    torch.manual_seed(1)
+    module = nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Conv1d(4, 8, 3, groups=4)).eval()
+    module[0].weight.data *= torch.logspace(-2, 1, 4).reshape(-1, 1, 1)
+    graph = fx.symbolic_trace(module)
+    relu = next(node for node in graph.graph.nodes if node.name == "_1")
+    with graph.graph.inserting_after(relu):
+        made = graph.graph.call_function(torch.ops.aten.relu.default, relu.args)
+    relu.replace_all_uses_with(made)
+    graph.graph.erase_node(relu)
+    graph.recompile()
+    weight = graph.get_parameter("2.weight")
+    weight.data = weight.detach().permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    described = (TensorDescription(name="x", dtype="float32", shape=("batch", 2, 9)),)
+    x = torch.randn(3, 2, 9)
+    made_equal, changed = equalize(Network(graph, described, described), ["0", "2"])
+    assert changed == ("0", "2")
+    assert torch.allclose(made_equal.graph(x), graph(x), rtol=1e-4, atol=1e-5)
 
 
 def every_layer(network: Network) -> list[str]:
