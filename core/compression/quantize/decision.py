@@ -1,11 +1,13 @@
 """What `quantize.mixed` has decided, as it is written into `plan.json` and followed when a plan is replayed."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from core.compression.context import Context
 from core.errors import ModelpressError
 from core.findings import make_finding
-from core.specs.mixed import FLOAT_BITS
+from core.specs.mixed import FLOAT_BITS, Width
 from core.verdict import Finding
 
 
@@ -30,14 +32,14 @@ class CurvePoint(BaseModel):
 class Contestant(BaseModel):
     """A choice of bits, what was predicted of it, and how far the answers to the choosing split move with it.
 
-    `moved` is a divergence from the network's own answers; None where they are no numbers.
+    `moved` is a divergence from the network's own answers; None where they are no numbers, as in `predicted`.
     """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     bytes: int
-    predicted: float
+    predicted: float | None
     moved: float | None
     sqnr_db: float | None
 
@@ -51,7 +53,7 @@ class Decision(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    bits: dict[str, int]
+    bits: dict[str, Width | Literal[32]]
     costs: dict[str, dict[int, float | None]] = {}
     curve: tuple[CurvePoint, ...] = ()
     contest: tuple[Contestant, ...] = ()

@@ -130,7 +130,7 @@ class _Choice:
                 Contestant(
                     name=entry.name,
                     bytes=self._bytes(entry.bits),
-                    predicted=self._predicted(entry.bits),
+                    predicted=_finite(self._predicted(entry.bits)),
                     moved=score.loss if math.isfinite(score.loss) else None,
                     sqnr_db=score.sqnr_db if math.isfinite(score.sqnr_db) else None,
                 )

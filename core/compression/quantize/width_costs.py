@@ -95,7 +95,13 @@ def _complete(widths: Widths, path: str, tried: Mapping[str, Mapping[int, float]
     """All widths of a layer: costs grow with the squared error, as at the nearest width, or as in the other layers."""
     errors = {path: {each.bits: each.error for each in row} for path, row in widths.table.items()}
     own = tried[path]
-    ratios = [cost / max(errors[name][bits], _TINY) for name, row in tried.items() for bits, cost in row.items()]
+    # What is no number says nothing of other layers, nor does what is exact at its width.
+    ratios = [
+        cost / errors[name][bits]
+        for name, row in tried.items()
+        for bits, cost in row.items()
+        if errors[name][bits] > _TINY and math.isfinite(cost)
+    ]
     found = {}
     for bits in widths.bits:
         if bits == FLOAT_BITS:
@@ -103,12 +109,9 @@ def _complete(widths: Widths, path: str, tried: Mapping[str, Mapping[int, float]
         elif bits in own:
             found[bits] = own[bits]
         else:
-            nearest = min(own, key=lambda each: abs(each - bits), default=None)
-            ratio = (
-                float(torch.tensor(ratios).median())
-                if nearest is None
-                else own[nearest] / max(errors[path][nearest], _TINY)
-            )
+            rough = [each for each in own if errors[path][each] > _TINY]
+            nearest = min(rough, key=lambda each: abs(each - bits), default=None)
+            ratio = float(torch.tensor(ratios).median()) if nearest is None else own[nearest] / errors[path][nearest]
             found[bits] = ratio * errors[path][bits]
     return found
 

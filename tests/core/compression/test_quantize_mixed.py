@@ -185,7 +185,12 @@ def test_a_plan_is_repeated_without_measuring(uneven: Network, context: MakeCont
     assert repeated.findings == report.findings
     same, _, _ = apply(uneven, spec, replace(context(), recorded=json.loads(json.dumps(report.plan))))
     assert all(torch.equal(value, made.graph.state_dict()[name]) for name, value in same.graph.state_dict().items())
-    for wrong in ({}, {"decision": {"bits": {"conv1": 4}}}):
+    wrongs: tuple[dict[str, Any], ...] = (
+        {},
+        {"decision": {"bits": {"conv1": 4}}},
+        {"decision": {"bits": decision.bits | {"conv1": 1}}},
+    )
+    for wrong in wrongs:
         with pytest.raises(ModelpressError) as caught:
             MixedQuantizer().apply(uneven, spec, replace(context(), recorded=wrong))
         assert caught.value.code == "invalid_request"
@@ -285,6 +290,12 @@ def test_costs_that_are_no_numbers_are_told(
     _, _, decision = apply(uneven, ask(), context())
     assert decision.bits["conv1"] >= 8
     assert decision.costs["conv1"][4] is None
+    # Equal bits beyond the budget are told of, though nothing is predicted of them; the plan is JSON and is repeated.
+    _, report, decision = apply(uneven, ask(bits=(3, 6), budget=Budget(average_bits=5.5)), context())
+    assert [each.predicted for each in decision.contest][1:] == [None]
+    plan = json.loads(json.dumps(report.plan, allow_nan=False))
+    _, _, again = apply(uneven, ask(bits=(3, 6), budget=Budget(average_bits=5.5)), replace(context(), recorded=plan))
+    assert again == decision
     with pytest.raises(ModelpressError) as caught:
         apply(uneven, ask(bits=(2, 4), allow_float=False), context())
     assert caught.value.code == "non_finite"
@@ -306,6 +317,20 @@ def test_fewer_bits_are_never_told_to_cost_less_and_a_few_trials_tell_of_all(
     for path, row in some.items():
         assert all(row[bits] > 0 for bits in (2, 4, 8))
         assert every[path][4] / 30 < row[4] < every[path][4] * 30
+
+
+def test_a_width_at_which_a_layer_is_exact_tells_nothing_of_others(
+    uneven: Network, context: MakeContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = uneven.graph.get_submodule("conv2")
+    assert isinstance(layer, nn.Conv2d)
+    layer.weight.data = torch.arange(layer.weight.numel()).remainder(15).sub(7).reshape(layer.weight.shape) / 64
+    candidates, _ = find_candidates(uneven, (), takes=frozenset({"dense"}))
+    widths = Widths(uneven, candidates, SharedGrid(per="tensor"), (2, 4), floats=True)
+    assert widths.table["conv2"][1].error == 0.0
+    monkeypatch.setattr("core.compression.quantize.sensitivity.MOST_MACS", 4 * 8 * describe(uneven).macs)
+    costs = measure_costs(widths, ask(), context(), (0, 1))
+    assert 0 < costs["conv2"][2] < 100
 
 
 def test_a_layer_of_zeros_costs_nothing(uneven: Network, context: MakeContext) -> None:
