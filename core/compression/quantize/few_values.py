@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -100,8 +100,8 @@ class ValueQuantizer(Method[S], ABC, Generic[S]):
 
         templates, record = self.choose(network, encoded, spec, context)
 
-        def samples() -> Sequence[tuple[Tensor, ...]]:
-            return list(input_batches(network, _calibration(context), "calibration", limit=spec.rounding.samples))
+        def samples() -> Iterator[tuple[Tensor, ...]]:
+            return input_batches(network, _calibration(context), "calibration", limit=spec.rounding.samples)
 
         def progress(fraction: float, message: str) -> None:
             context.progress(0.4 + 0.25 * fraction, message)

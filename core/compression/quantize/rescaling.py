@@ -1,5 +1,9 @@
 """What is done to a network before it is quantized and leaves its answers as they are: equalization and smoothing."""
 
+from collections.abc import Iterator
+
+from torch import Tensor
+
 from core.compression.context import Context
 from core.compression.quantize.candidates import find_candidates
 from core.compression.quantize.equalization import equalize
@@ -19,7 +23,7 @@ def rescale(network: Network, spec: LinearQuantization, context: Context) -> tup
     if spec.smooth is not None:
         dataset = context.needed_dataset()
         batches = input_batches(network, dataset, "calibration", limit=spec.calibration.samples)
-        network, smoothed = smooth(network, spec.smooth, batches, layers)
+        network, smoothed = smooth(network, spec.smooth, _told(batches, context), layers)
         context.log(_tell("Smoothed", smoothed, "No layer norm is read by linear layers alone: nothing was smoothed."))
         changed.update(smoothed)
     if spec.equalize:
@@ -29,6 +33,13 @@ def rescale(network: Network, spec: LinearQuantization, context: Context) -> tup
         )
         changed.update(evened)
     return network, tuple(sorted(changed))
+
+
+def _told(batches: Iterator[tuple[Tensor, ...]], context: Context) -> Iterator[tuple[Tensor, ...]]:
+    """The batches; a cancel is noticed between them."""
+    for inputs in batches:
+        context.progress(0.0, "Smoothing")
+        yield inputs
 
 
 def _tell(done: str, layers: tuple[str, ...], nothing: str) -> str:

@@ -8,6 +8,7 @@ from typing import final
 import torch
 from torch import Tensor, fx, nn
 
+from core.errors import ModelpressError
 from core.network.export_graph import is_shared
 from core.network.network import Network
 from core.network.share import copy_graph
@@ -36,12 +37,15 @@ def smooth(
 
     Channel j behind a norm is divided by max|x_j|^α / max|w_j|^(1 − α) and the columns of the weights are multiplied by
     it (Xiao 2022, arXiv 2211.10438, eq. 4). A norm that anything but linear layers of `layers` reads stays: in networks
-    that add a norm's output up again, as BERT does, there is nothing that could take the factors.
+    that add a norm's output up again, as BERT does, there is nothing that could take the factors. Raises `missing_data`
+    without a batch.
     """
     groups = find_groups(network, layers)
     if not groups:
         return network, ()
     largest = _largest(network.graph, {group.node for group in groups}, batches)
+    if not largest:
+        raise ModelpressError("missing_data", "There are too few calibration samples for one batch to smooth by.")
     graph = copy_graph(network.graph)
     for group in groups:
         if group.node in largest:

@@ -13,7 +13,7 @@ from core.compression.quantize.linear import LinearQuantizer
 from core.compression.yardstick import Yardstick, input_batches
 from core.data.dataset import Dataset, open_dataset
 from core.description import DatasetSpec, SplitArrays
-from core.messages import LogMessage, Message
+from core.messages import LogMessage, Message, ProgressMessage
 from core.network.inspect import read
 from core.network.network import Network
 from core.specs.linear import LinearQuantization, WeightGrid
@@ -57,6 +57,8 @@ def test_a_smoothed_norm_is_named(attention_file: Path, tmp_path: Path, told: li
     assert {"norm", "qkv"} <= set(report.layers)
     check_step(network, made, report, next(input_batches(network, dataset, "calibration", limit=8, batch=8)))
     assert "Smoothed: norm, qkv." in [message.text for message in told if isinstance(message, LogMessage)]
+    # Where a cancel is noticed.
+    assert "Smoothing" in [message.message for message in told if isinstance(message, ProgressMessage)]
 
 
 def test_gptq_loses_less_at_the_same_bytes_and_is_repeated_from_the_plan(

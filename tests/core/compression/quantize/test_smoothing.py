@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from core.compression.quantize.smoothing import find_groups, smooth
+from core.errors import ModelpressError
 from core.network.export import export_onnx
 from core.network.inspect import read
 from core.network.network import Network
@@ -99,3 +100,8 @@ def test_nothing_to_smooth_runs_no_samples(network: Network) -> None:
         yield
 
     assert smooth(network, 0.5, refuse(), ("mixed",)) == (network, ())
+
+
+def test_without_a_batch_nothing_can_be_told_of_activations(network: Network) -> None:
+    with pytest.raises(ModelpressError, match="too few calibration samples"):
+        smooth(network, 0.5, iter(()), LAYERS)
