@@ -1,7 +1,7 @@
 """Puts encoded weights into a written ONNX graph, in the place of the nodes that stand for them."""
 
 import math
-from collections.abc import Callable, MutableSequence
+from collections.abc import Callable, Mapping, MutableSequence
 
 import onnx
 
@@ -13,6 +13,8 @@ from core.network.export_compact import short_names
 # Weights of a network, and of one parameter, from which on memory while loading matters more than some bytes.
 _STAGED = 4_000_000
 _STAGED_WEIGHT = 1 << 16
+# Rounds of folding in which weights are begun, of the ten that onnxruntime makes; a weight that begins one takes two.
+ROUNDS = 6
 
 
 def put_stored(model: onnx.ModelProto, written: Written) -> onnx.ModelProto:
@@ -22,7 +24,7 @@ def put_stored(model: onnx.ModelProto, written: Written) -> onnx.ModelProto:
     taken |= {value.name for value in [*graph.input, *graph.output, *graph.initializer]}
     writer = OnnxWriter(short_names(taken))
     sizes = {key: math.prod(each.shape) for key, each in zip(written.writes, written.encodings, strict=True)}
-    large = sum(sizes.values()) >= _STAGED
+    stages = _stages(sizes)
     values: dict[str, str] = {}
     renamed: dict[str, str] = {}
     kept = []
@@ -32,7 +34,8 @@ def put_stored(model: onnx.ModelProto, written: Written) -> onnx.ModelProto:
             continue
         key = onnx.helper.get_node_attr_value(node, "key").decode()
         if key not in values:
-            writer.begin(key, staged=large and sizes[key] >= _STAGED_WEIGHT)
+            staged, start = stages.get(key, (False, 0))
+            writer.begin(key, staged=staged, start=start)
             values[key] = written.writes[key](writer)
         renamed[node.output[0]] = values[key]
     for node in kept:
@@ -43,6 +46,21 @@ def put_stored(model: onnx.ModelProto, written: Written) -> onnx.ModelProto:
     graph.initializer.extend(writer.initializers)
     _drop(model.opset_import, lambda entry: entry.domain == DOMAIN)
     return model
+
+
+def _stages(sizes: Mapping[str, int]) -> dict[str, tuple[bool, int]]:
+    """Of large networks' large weights: whether their own steps are spread over rounds, and in which they begin.
+
+    Each round takes the steps of its weights, so that these are shared out; what is more than the share is spread.
+    """
+    large = {key: size for key, size in sizes.items() if size >= _STAGED_WEIGHT}
+    whole, before = sum(large.values()), 0
+    stages = {}
+    for key, size in large.items() if sum(sizes.values()) >= _STAGED else ():
+        spread = size * ROUNDS > whole * 2
+        stages[key] = (spread, 0 if spread else before * ROUNDS // whole)
+        before += size
+    return stages
 
 
 def _drop(

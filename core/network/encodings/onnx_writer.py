@@ -3,7 +3,7 @@
 Codes are not taken apart one by one: a byte (or some more bits, where a code has several planes) selects a row of a
 table that holds all values of its codes. Folding goes over the graph several times and keeps whatever it computes until
 a round is done, so memory while loading is the sum of the steps of a round; rows keep the steps few and their integers
-small, and stages end rounds.
+small, weights wait for different rounds, and stages end rounds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,14 +35,20 @@ class OnnxWriter(Writer[str]):
         self._names = names
         self._parameter = ""
         self._staged = False
-        self._stored: set[str] = set()
+        self._start = 0
+        # What each constant is called once it has waited for its round.
+        self._stored: dict[str, str] = {}
         self._kinds: dict[str, int] = {}
         self._shared: dict[object, str] = {}
 
-    def begin(self, parameter: str, *, staged: bool = False) -> None:
-        """Name what follows after this parameter; `staged` saves memory while loading and takes some more nodes."""
+    def begin(self, parameter: str, *, staged: bool = False, start: int = 0) -> None:
+        """Name what follows after this parameter; both others save memory while loading and take some more nodes.
+
+        `staged` spreads the steps of the weight over rounds; it is begun in the round `start`.
+        """
         self._parameter = parameter
         self._staged = staged
+        self._start = start
 
     def constant(self, suffix: str, role: Role, value: Tensor) -> str:
         """An initializer whose name ends with its role, so that bytes can be itemised."""
@@ -52,9 +58,11 @@ class OnnxWriter(Writer[str]):
         name = name if plain else f"{name}/{role}"
         # Positions are looked up twice.
         if name not in self._stored:
-            self._stored.add(name)
             self._add(_tensor(value.detach().contiguous(), name))
-        return name
+            # All that is large is computed from codes.
+            waits = self._start and role in ("weights", "indices")
+            self._stored[name] = self._end_round(name, self._clock(self._start - 1)) if waits else name
+        return self._stored[name]
 
     def look_up(self, codes: Packed, suffix: str, role: Role, table: str, shape: Sequence[int]) -> str:
         """Rows of a table of values, selected by the bits of the codes that lie together."""
@@ -89,13 +97,25 @@ class OnnxWriter(Writer[str]):
         return self._node("ReduceSum", self._digits(1), self._integers([1]), keepdims=0), self._shared[key]
 
     def settle(self, value: str) -> str:
-        """An If that is always true, as is known once the value is, and whose other branch leaves its shape open.
+        """The end of a round, if it is staged."""
+        return self._end_round(value, value) if self._staged else value
+
+    def _clock(self, start: int) -> str:
+        """A number that is known in the round `start`."""
+        if not start:
+            return self._array(np.array([1], np.int32))
+        key = ("clock", start)
+        if key not in self._shared:
+            before = self._clock(start - 1)
+            self._shared[key] = self._end_round(before, before)
+        return self._shared[key]
+
+    def _end_round(self, value: str, known: str) -> str:
+        """The value in the round after `known` is: an If that is always true, whose other branch leaves its shape open.
 
         onnxruntime puts the branch in its place and does not fold what has an open shape in the same round; before the
         next, of at most ten, it infers shapes anew and drops what nothing needs any more.
         """
-        if not self._staged:
-            return value
         then, other = (next(self._names) for _ in range(2))
         kind = self._kinds[value]
         zero = helper.make_tensor("", kind, (), [0])
@@ -107,7 +127,7 @@ class OnnxWriter(Writer[str]):
             name: helper.make_graph([node], name[:4], [], [helper.make_tensor_value_info(node.output[0], kind, None)])
             for name, node in nodes.items()
         }
-        made = self._node("If", self._cast(self._node("Size", value), TensorProto.BOOL), **branches)
+        made = self._node("If", self._cast(self._node("Size", known), TensorProto.BOOL), **branches)
         self._kinds[made] = kind
         return made
 

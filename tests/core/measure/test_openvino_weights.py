@@ -12,6 +12,7 @@ from core.measure.engine import OPENVINO, open_engine
 from core.measure.openvino_profile import profile_openvino
 from core.network.encodings.onnx_writer import OnnxWriter
 from core.network.export_compact import PRODUCER, short_names
+from core.network.export_stored import ROUNDS
 from tests.core.network.encodings.cases import CASES, sample
 
 # One of each way to write weights: bytes, planes of bits, tables, levels, gaps and bits of masks, factors.
@@ -33,11 +34,11 @@ NAMES = (
 )
 
 
-def write(name: str, path: Path) -> torch.Tensor:
+def write(name: str, path: Path, *, staged: bool = False, start: int = 0) -> torch.Tensor:
     """A convolution with the stored weight; gives the weight."""
     encoding = CASES[name](sample())
     writer = OnnxWriter(short_names({"x", "y"}))
-    writer.begin("conv.weight")
+    writer.begin("conv.weight", staged=staged, start=start)
     value = encoding.write(writer)
     nodes = [*writer.nodes, helper.make_node("Conv", ["x", value], ["y"], name="conv")]
     out, channels, *kernel = encoding.shape
@@ -49,9 +50,12 @@ def write(name: str, path: Path) -> torch.Tensor:
     return encoding.decode()
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_stored_weights_are_the_same(name: str, tmp_path: Path) -> None:
-    weight = write(name, tmp_path / "model.onnx")
+@pytest.mark.parametrize(
+    ("name", "staged", "start"),
+    [*((name, False, 0) for name in NAMES), ("half masked", True, 0), ("half masked", False, ROUNDS - 1)],
+)
+def test_stored_weights_are_the_same(name: str, staged: bool, start: int, tmp_path: Path) -> None:
+    weight = write(name, tmp_path / "model.onnx", staged=staged, start=start)
     # One sample for each number of a kernel.
     inputs = np.eye(weight[0].numel(), dtype=np.float32).reshape(-1, *weight.shape[1:])
     (found,) = open_engine(OPENVINO, tmp_path / "model.onnx", 1).run({"x": inputs})

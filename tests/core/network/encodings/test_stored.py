@@ -20,7 +20,7 @@ from core.network.encodings.operators import DOMAIN, STORED
 from core.network.encodings.packing import PLANES, Packed, packed_size
 from core.network.encodings.positions import Positions
 from core.network.export_compact import PRODUCER, short_names
-from core.network.export_stored import put_stored
+from core.network.export_stored import ROUNDS, put_stored
 from tests.core.network.encodings.cases import CASES, sample
 
 
@@ -35,10 +35,10 @@ STAGED = (
 )  # fmt: skip
 
 
-def onnx_file(encoding: Encoding, path: Path, *, staged: bool = False) -> Path:
+def onnx_file(encoding: Encoding, path: Path, *, staged: bool = False, start: int = 0) -> Path:
     """A model that adds its input, a scalar, to the weight."""
     writer = OnnxWriter(short_names({"x", "y"}))
-    writer.begin("conv.weight", staged=staged)
+    writer.begin("conv.weight", staged=staged, start=start)
     value = encoding.write(writer)
     nodes = [*writer.nodes, helper.make_node("Add", ["x", value], ["y"])]
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
@@ -70,10 +70,12 @@ def test_onnxruntime_folds_the_promised_bytes_to_the_decoded_weight(name: str, t
     ]
 
 
-@pytest.mark.parametrize("name", STAGED)
-def test_stages_are_folded_too_and_store_the_same(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "start"), [*((name, 0) for name in STAGED), *((name, ROUNDS - 1) for name in (*STAGED, "float16"))]
+)
+def test_stages_are_folded_too_and_store_the_same(name: str, start: int, tmp_path: Path) -> None:
     encoding = CASES[name](sample())
-    path = onnx_file(encoding, tmp_path / "model.onnx", staged=True)
+    path = onnx_file(encoding, tmp_path / "model.onnx", staged=not start, start=start)
     assert "If" in {node.op_type for node in onnx.load(path).graph.node}
     found = itemise_bytes(path).model_dump()
     assert {**found, "graph": 0} == encoding.bytes().model_dump()
@@ -95,6 +97,38 @@ def test_only_large_networks_are_written_in_stages(side: int, staged: bool) -> N
     node = helper.make_node(STORED, [], ["w"], domain=DOMAIN, key=key)
     model = put_stored(helper.make_model(helper.make_graph([node], "g", [], [])), written)
     assert ("If" in {node.op_type for node in model.graph.node}) == staged
+
+
+def test_the_weights_of_a_large_network_are_begun_in_turns(tmp_path: Path) -> None:
+    written, nodes = Written(), []
+    encodings = [CASES["int4"](sample((600, 600), number)) for number in range(2 * ROUNDS)]
+    for number, encoding in enumerate(encodings):
+        key = written.add(encoding, f"fc{number}.weight", encoding.write, torch.float32)
+        nodes.append(helper.make_node(STORED, [], [f"w{number}"], domain=DOMAIN, key=key))
+    names = [node.output[0] for node in nodes]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xy")
+    graph = helper.make_graph([*nodes, helper.make_node("Max", ["x", *names], ["y"])], "g", [x], [y])
+    model = put_stored(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), written)
+    onnx.save(model, tmp_path / "model.onnx")
+    found = rounds_of(model.graph, names)
+    assert {number: found.count(number) for number in range(ROUNDS)} == dict.fromkeys(range(ROUNDS), 2)
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
+    (weight,) = session.run(None, {"x": np.full((), -1e9, np.float32)})
+    assert torch.equal(torch.from_numpy(weight), torch.stack([each.decode() for each in encodings]).amax(0))
+    assert [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node] == ["Max"]
+
+
+def rounds_of(graph: onnx.GraphProto, last: list[str]) -> list[int]:
+    """For each input of the last node, how many Ifs come one after the other before it is known."""
+    depths: dict[str, int] = {}
+    for node in graph.node:
+        inner = [each for attribute in node.attribute for each in attribute.g.node]
+        inputs = [*node.input, *(name for each in inner for name in each.input)]
+        depths[node.output[0]] = max((depths.get(name, 0) for name in inputs), default=0) + (node.op_type == "If")
+    assert len(graph.node[-1].input) == len(last) + 1
+    return [depths[name] for name in graph.node[-1].input[1:]]
 
 
 @pytest.mark.parametrize("name", CASES)
