@@ -40,10 +40,17 @@ def _layer_before(node: fx.Node) -> str | None:
 
 
 def watch(module: fx.GraphModule, nodes: Iterable[str], batches: Iterable[Inputs]) -> dict[str, Histogram]:
-    """Histograms of the values of `nodes` over all batches, in memory that does not grow with them."""
+    """Histograms of the values of `nodes` over all batches, in memory that does not grow with them.
+
+    Raises `non_finite` for values that are no numbers, and `missing_data` where there is no batch.
+    """
     histograms = {node: Histogram() for node in nodes}
     watcher = _Watcher(module, histograms)
+    passed = False
     with torch.no_grad():
         for inputs in batches:
             watcher.run(*inputs)
+            passed = True
+    if histograms and not passed:
+        raise ModelpressError("missing_data", "The calibration split has too few samples for one batch.")
     return histograms

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from core.network.encodings import ActivationGrid, AffineInteger, Encoding, Masked
+from core.compression.quantize.placement import gives_on
+from core.network.encodings import ActivationGrid, AffineInteger, DynamicGrid, Encoding, Masked
 from core.network.export_graph import INTEGER_LAYERS
 from core.network.network import Network
 
@@ -32,6 +33,8 @@ class IntegerNetwork(fx.Interpreter):
         self._arithmetic = arithmetic
         self.cut: dict[str, int] = {}
         self.sums: dict[str, int] = {}
+        # Of values that are rounded by their own range, as it was in this run.
+        self._dynamic: dict[fx.Node, ActivationGrid] = {}
 
     def answer(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """The first output."""
@@ -45,7 +48,9 @@ class IntegerNetwork(fx.Interpreter):
             return super().run_node(n)
         path = str(n.target)
         layer, encoding = self.module.get_submodule(path), _kernel_integers(self._encodings.get(f"{path}.weight"))
-        grid = _grid_before(self.module, n)
+        if isinstance(layer, DynamicGrid):
+            self._dynamic[n] = layer.grid_of(cast("Tensor", self.env[n.all_input_nodes[0]]))
+        grid = self._grid_before(n)
         if grid is None or encoding is None or not isinstance(layer, INTEGER_LAYERS):
             return super().run_node(n)
         x = grid.integers(cast("Tensor", self.env[n.all_input_nodes[0]]))
@@ -66,6 +71,16 @@ class IntegerNetwork(fx.Interpreter):
         if bias is not None:
             value = value + _spread(layer, bias.detach().double())
         return value.float()
+
+    def _grid_before(self, node: fx.Node) -> ActivationGrid | None:
+        """The grid of a layer's input, through operators that give values on as they are."""
+        source = node.all_input_nodes[0] if node.all_input_nodes else None
+        while source is not None and gives_on(source):
+            source = source.all_input_nodes[0]
+        if source is None or source.op != "call_module":
+            return None
+        found = self._dynamic.get(source) or self.module.get_submodule(str(source.target))
+        return found if isinstance(found, ActivationGrid) and found.has_kernel else None
 
     def _products(self, path: str, layer: nn.Module, x: Tensor, weight: Tensor, *, padding_value: float) -> Tensor:
         """Σ u·w of raw integers, padding included, exactly or as the pairs' kernel does."""
@@ -91,17 +106,6 @@ class IntegerNetwork(fx.Interpreter):
             x = _pad(layer, x, 0.0)
         convolve = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
         return convolve(x, weight, None, conv.stride, 0, conv.dilation, conv.groups)
-
-
-def _grid_before(module: nn.Module, node: fx.Node) -> ActivationGrid | None:
-    """The grid of a layer's input, through operators that give values on as they are."""
-    source = node.all_input_nodes[0] if node.all_input_nodes else None
-    while source is not None and source.op == "call_function" and len(source.all_input_nodes) == 1:
-        source = source.all_input_nodes[0]
-    if source is None or source.op != "call_module":
-        return None
-    found = module.get_submodule(str(source.target))
-    return found if isinstance(found, ActivationGrid) and found.has_kernel else None
 
 
 def _kernel_integers(encoding: Encoding | None) -> AffineInteger | None:

@@ -14,7 +14,7 @@ from core.compression.method import Method, Report
 from core.compression.quantize.assembly import Plan, assemble, can_round, placement_of
 from core.compression.quantize.calibration import watch
 from core.compression.quantize.candidates import Candidate, find_candidates
-from core.compression.quantize.encoded_weights import WeightRounder
+from core.compression.quantize.encoded_weights import WeightRounder, tell_samples
 from core.compression.quantize.linear_record import Recorded, read_record, write_record
 from core.compression.quantize.ranges import USUAL, Range, choose_range
 from core.compression.quantize.rescaling import rescale
@@ -114,7 +114,8 @@ class _Job:
         dataset = self._context.needed_dataset()
         limit = min(self._spec.calibration.samples, dataset.count("calibration"))
         batches = input_batches(self._network, dataset, "calibration", limit=limit)
-        histograms = watch(self._network.graph, sources, batches)
+        told = tell_samples(batches, limit, lambda share, text: self._context.progress(0.1 * share, text), "Ranges")
+        histograms = watch(self._network.graph, sources, told)
         ranges = {source: choose_range(each, self._spec.calibration, asked) for source, each in histograms.items()}
         self._context.progress(0.1, f"Ranges of {len(ranges)} values from {limit} samples")
         return ranges
@@ -174,7 +175,9 @@ class _Job:
             return Chosen("full_range", made, why, 0.0, None)
         self._context.progress(0.75, "Choosing the weights' grid")
         dataset, threads = self._context.needed_dataset(), self._context.target.threads
-        inputs = next(input_batches(self._network, dataset, "calibration", limit=PROBES, batch=PROBES))
+        inputs = next(input_batches(self._network, dataset, "calibration", limit=PROBES, batch=PROBES), None)
+        if inputs is None:
+            raise ModelpressError("missing_data", "The calibration split has too few samples for one batch.")
         trial = Trial(
             self._builder(plan), lambda made: _answer_of_file(made, inputs, threads), inputs, self._yardstick()
         )

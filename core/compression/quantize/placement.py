@@ -57,6 +57,11 @@ def operator_name(node: fx.Node) -> str:
     return node.target._schema.name if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
+def gives_on(node: fx.Node) -> bool:
+    """Whether an operator moves or picks values and leaves them as they are."""
+    return operator_name(node) in _PASSES
+
+
 @final
 class _Placer:
     def __init__(self, module: fx.GraphModule, layers: frozenset[str], ranks: dict[str, int]) -> None:

@@ -67,11 +67,20 @@ class ActivationGrid(nn.Module):
 class DynamicGrid(nn.Module):
     """Rounds a tensor to 8 bits between its own least and largest value: DynamicQuantizeLinear of ONNX."""
 
+    _TOP = float(2**BYTE_BITS - 1)
+
     def forward(self, x: Tensor) -> Tensor:
         """`x` rounded, by plain ATen operators; in training with a straight-through gradient."""
-        low, high = x.detach().amin().clamp_max(0.0), x.detach().amax().clamp_min(0.0)
-        top = float(2**BYTE_BITS - 1)
-        scale = torch.where(high > low, (high - low) / top, torch.ones_like(high))
-        zero = torch.clamp(torch.round(-low / scale), 0.0, top)
-        rounded = (torch.clamp(torch.round(x / scale) + zero, 0.0, top) - zero) * scale
+        scale, zero = self._grid(x.detach())
+        rounded = (torch.clamp(torch.round(x / scale) + zero, 0.0, self._TOP) - zero) * scale
         return x + (rounded - x).detach() if torch.is_grad_enabled() and x.requires_grad else rounded
+
+    def grid_of(self, x: Tensor) -> ActivationGrid:
+        """The grid that `x` is rounded to."""
+        scale, zero = self._grid(x)
+        return ActivationGrid(float(scale), int(zero))
+
+    def _grid(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        low, high = x.amin().clamp_max(0.0), x.amax().clamp_min(0.0)
+        scale = torch.where(high > low, (high - low) / self._TOP, torch.ones_like(high))
+        return scale, torch.clamp(torch.round(-low / scale), 0.0, self._TOP)

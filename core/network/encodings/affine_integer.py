@@ -81,7 +81,7 @@ class AffineInteger(Elementwise):
         storage, bits = _STORAGE[self.grid.storage], self.grid.bits
         if not self.grid.packed:
             return storage if bits >= self.integers.element_size() * 8 else f"int{bits} in {storage}"
-        name = f"int{bits}" if self.zero_points is None else f"uint{bits}"
+        name = f"uint{bits}" if self.grid.storage is torch.uint8 else f"int{bits}"
         if self.grid.high - self.grid.low == _TERNARY and self.zero_points is None:
             name = "ternary"
         return name if self.grid.group is None else f"{name} in groups of {self.grid.group}"

@@ -1,10 +1,11 @@
 """Saturation: the exact integer reference, the model of the pairs' kernel, and what is chosen where it bites."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.compression.quantize.assembly import Plan, assemble, placement_of
 from core.compression.quantize.calibration import watch
@@ -18,9 +19,11 @@ from core.compression.yardstick import Yardstick, input_batches
 from core.data.dataset import Dataset
 from core.network.encodings import Grid
 from core.network.export_check import relative_difference
+from core.network.inspect import read
 from core.network.network import Network
 from core.specs.calibration import Calibration
-from core.specs.linear import WeightGrid
+from core.specs.linear import ActivationGrid, WeightGrid
+from tests.core.compression.conftest import save
 
 LAYERS = frozenset({"stem", "one.conv1", "one.conv2", "one.short", "two.conv1", "two.conv2", "two.short", "fc1", "fc2"})
 
@@ -143,3 +146,40 @@ def test_a_plan_is_followed_and_what_this_cpu_makes_of_it_is_said(
     assert moved.difference > 0
     assert moved.finding is not None
     assert moved.finding.code == "saturates_here"
+
+
+def test_products_that_are_rounded_in_every_run_are_seen_too(residual: Network, inputs: tuple[Tensor, ...]) -> None:
+    weight = residual.graph.get_parameter("fc1.weight")
+    weight.data = weight.abs().amax() * torch.sign(weight)
+    for bits, cuts in ((8, True), (7, False)):
+        template = make_template(residual.graph.get_submodule("fc1"), weight, WeightGrid(bits=bits))
+        fc1 = frozenset({"fc1"})
+        made = assemble(residual, Plan(fc1, {"fc1": template}, fc1, ActivationGrid(mode="dynamic")))
+        with torch.no_grad():
+            assert torch.allclose(exact(made, inputs), made.graph(*inputs), rtol=1e-4, atol=1e-5)
+        found = predict_cut(made, inputs)
+        assert (found is not None and found.layer == "fc1") is cuts
+
+
+class Gated(nn.Module):
+    """A convolution on integers, and behind a sigmoid a product whose input is not rounded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv1d(2, 4, 3, padding=1), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.sigmoid(self.conv(x)).flatten(1))
+
+
+def test_the_exact_reference_rounds_no_more_than_the_network(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    given = torch.randn(16, 2, 8)
+    network = read(save(Gated(), given, tmp_path / "gated.pt2"))
+    layers = {path: network.graph.get_submodule(path) for path in ("conv", "fc")}
+    weights = {path: make_template(each, each.get_parameter("weight"), WeightGrid()) for path, each in layers.items()}
+    conv = frozenset({"conv"})
+    sources = placement_of(network, conv).sources
+    made = assemble(network, Plan(frozenset(layers), weights, conv, ranges=dict.fromkeys(sources, (-3.0, 3.0))))
+    with torch.no_grad():
+        assert torch.allclose(exact(made, (given,)), made.graph(given), rtol=1e-4, atol=1e-5)

@@ -177,3 +177,13 @@ def test_what_is_quantized_already_is_said(one: Network, context: Make, tmp_path
     capability = LinearQuantization().requires(inspect(tmp_path / "done.onnx"))
     assert not capability.ok
     assert "quantized already" in (capability.why or "")
+
+
+@pytest.mark.parametrize("mode", ["static", "dynamic"])
+def test_less_than_a_batch_of_data_is_said(mode: str, one: Network, context: Make, tmp_path: Path) -> None:
+    bound = replace(one, inputs=(one.inputs[0].model_copy(update={"shape": (40, 2, 8)}),))
+    job = replace(context(), dataset=data(one, tmp_path, noise()))
+    spec = LinearQuantization.model_validate({"activations": {"mode": mode}, "bias_correction": False})
+    with pytest.raises(ModelpressError, match="too few samples for one batch") as caught:
+        LinearQuantizer().apply(bound, spec, job)
+    assert caught.value.code == "missing_data"

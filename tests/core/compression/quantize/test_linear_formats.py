@@ -18,6 +18,7 @@ from core.description import DatasetSpec, SplitArrays
 from core.errors import ModelpressError
 from core.measure.runtime import open_session
 from core.measure.size import itemise_bytes
+from core.messages import Message, ProgressMessage
 from core.network.checkpoint import read_network, write_network
 from core.network.encodings import ActivationGrid, Dense, DynamicGrid, Masked
 from core.network.export import export_onnx, export_pt2
@@ -52,7 +53,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "noise.npz"
     noise = np.random.default_rng(0).standard_normal((96, 3, 8, 8)).astype(np.float32)
-    np.savez(path, a=noise[:64], b=noise[64:])
+    np.savez(path, a=noise[:64], b=noise[64:], c=noise)
     return path
 
 
@@ -182,6 +183,21 @@ def test_biases_take_back_the_mean(small: Network, noise: Dataset, context) -> N
             return float((quantized.graph(*inputs) - small.graph(*inputs)).mean(0).norm())
 
     assert moved(correct=True) < 0.6 * moved(correct=False)
+
+
+@pytest.mark.parametrize("during", ["Ranges: 0", "Scales of fc1", "Correcting biases: 64"])
+def test_a_cancel_is_noticed_while_samples_pass(during: str, small: Network, data_file: Path, context) -> None:
+    class CancelledError(Exception):
+        pass
+
+    def stop(message: Message) -> None:
+        if isinstance(message, ProgressMessage) and message.message.startswith(during):
+            raise CancelledError
+
+    told = DatasetSpec(task="none", splits={"calibration": SplitArrays(x="c")})
+    job = replace(context(), dataset=open_dataset([data_file], told, small.inputs), emit=stop)
+    with pytest.raises(CancelledError):
+        LinearQuantizer().apply(small, LinearQuantization(), job)
 
 
 def test_layers_can_differ(small: Network, noise: Dataset, given: tuple[Tensor, ...], context, tmp_path: Path) -> None:

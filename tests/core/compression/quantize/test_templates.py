@@ -30,6 +30,7 @@ def error(made: AffineInteger, weight: torch.Tensor) -> float:
 def test_every_grid_takes_its_bits(weight: torch.Tensor, bits: int, symmetric: bool, scale: str, per: str) -> None:
     group = {"group_size": 12} if per == "group" else {}
     made = make_template(LAYER, weight, WeightGrid(bits=bits, symmetric=symmetric, scale=scale, per=per, **group))
+    assert made.name.startswith("uint") is not symmetric
     counted = made.bytes()
     assert counted.weights == -(-weight.numel() * bits // 8)
     assert made.scale.numel() == {"tensor": 1, "channel": 6, "group": 18}[per]
