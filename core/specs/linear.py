@@ -85,7 +85,11 @@ class LayerGrid(Asked):
     """What is different for one layer."""
 
     weights: WeightGrid | None = Field(None, description="Grid of its weights; null: as of the others.")
-    activations: bool = Field(True, description="Whether its input is rounded where those of others are.")
+    activations: bool = Field(
+        True,
+        description="Whether its input is rounded where those of others are; what a convolution on integers gives is "
+        "rounded whoever takes it.",
+    )
 
 
 class LinearQuantization(Spec):
