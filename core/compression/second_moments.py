@@ -7,6 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from core.errors import ModelpressError
+
 # Columns whose moments are held together; of a wider product blocks of columns are taken for independent.
 WIDEST = 4096
 
@@ -56,10 +58,14 @@ class MomentSum:
             self._beside = product if self._beside is None else self._beside + product
 
     def moments(self) -> tuple[Moments, ...]:
-        """The moments so far, of each block of columns."""
+        """The moments so far, of each block of columns; raises `non_finite` where squares leave floats."""
+        beside = [] if self._beside is None else [self._beside]
+        if not all(bool(torch.isfinite(part).all()) for part in (*self._second, *self._cross, *beside)):
+            raise ModelpressError(
+                "non_finite", "Calibration samples give inputs of a layer whose squares are no numbers."
+            )
         count = max(self._rows, 1)
-        beside = self._beside
         return tuple(
-            Moments(second / count, cross / count, None if beside is None else beside[..., part] / count, part)
+            Moments(second / count, cross / count, beside[0][..., part] / count if beside else None, part)
             for part, second, cross in zip(self._parts, self._second, self._cross, strict=True)
         )

@@ -44,18 +44,16 @@ class Gptq(Rounder[GptqRows]):
 
     def choose(self, task: Task, rows: GptqRows, tick: Tick) -> Tensor:
         """Block by block of columns that are taken together."""
-        found = []
-        for part in rows.total.moments():
-            tick()
-            found.append(round_columns(task.matrix, part, task.grid, self.asked))
-        return torch.cat(found, -1)
+        parts = rows.total.moments()
+        return torch.cat([round_columns(task.matrix, part, task.grid, self.asked, tick) for part in parts], -1)
 
 
-def round_columns(matrix: Tensor, moments: Moments, grid: Snapper, asked: Rounding) -> Tensor:
+def round_columns(matrix: Tensor, moments: Moments, grid: Snapper, asked: Rounding, tick: Tick) -> Tensor:
     """Values of the grid that nearly minimise E‖t − Ŵ·x̂‖² (see `Moments.missed`): (groups, outputs, columns).
 
     Of `matrix` the columns of the moments. Columns without inputs are rounded to the nearest. After GPTQ each column is
-    chosen anew `asked.sweeps` times while the others stay (QuantEase, arXiv 2309.01885).
+    chosen anew `asked.sweeps` times while the others stay (QuantEase, arXiv 2309.01885). `tick` is called between
+    blocks.
     """
     order = _order(moments.second, by_power=asked.act_order)
     weight = matrix[..., moments.columns].double()
@@ -68,9 +66,9 @@ def round_columns(matrix: Tensor, moments: Moments, grid: Snapper, asked: Roundi
     wanted = (weight.gather(2, along) + torch.cholesky_solve(missed.mT, lower).mT).float()
     ordered = grid.ordered(order + moments.columns.start)
     upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
-    found = _round(wanted, upper.float(), ordered)
+    found = _round(wanted, upper.float(), ordered, tick)
     for _ in range(asked.sweeps):
-        found = _sweep(wanted, found, hessian.float(), ordered)
+        found = _sweep(wanted, found, hessian.float(), ordered, tick)
     return torch.empty_like(found).scatter_(2, along, found)
 
 
@@ -90,11 +88,12 @@ def _damped(second: Tensor, damping: float) -> Tensor:
     return second + torch.diag_embed(added)
 
 
-def _round(weight: Tensor, upper: Tensor, grid: Snapper) -> Tensor:
+def _round(weight: Tensor, upper: Tensor, grid: Snapper, tick: Tick) -> Tensor:
     """Algorithm 1; `upper` is the transposed Cholesky factor of the inverse."""
     weight = weight.clone()
     found = torch.empty_like(weight)
     for start in range(0, weight.shape[-1], _BLOCK):
+        tick()
         stop = min(start + _BLOCK, weight.shape[-1])
         errors = weight.new_empty(*weight.shape[:2], stop - start)
         for column in range(start, stop):
@@ -108,10 +107,11 @@ def _round(weight: Tensor, upper: Tensor, grid: Snapper) -> Tensor:
     return found
 
 
-def _sweep(wanted: Tensor, found: Tensor, hessian: Tensor, grid: Snapper) -> Tensor:
+def _sweep(wanted: Tensor, found: Tensor, hessian: Tensor, grid: Snapper, tick: Tick) -> Tensor:
     """Each column in turn gets the best values beside the others: no sweep makes the error larger."""
     found = found.clone()
     for start in range(0, wanted.shape[-1], _BLOCK):
+        tick()
         stop = min(start + _BLOCK, wanted.shape[-1])
         pull = (wanted - found) @ hessian[..., start:stop]
         block = hessian[:, start:stop, start:stop]

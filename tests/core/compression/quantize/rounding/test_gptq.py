@@ -4,14 +4,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core.compression.quantize.rounding import gptq
 from core.compression.quantize.rounding.gptq import round_columns
 from core.compression.quantize.rounding.snapper import snapper_of
 from core.compression.second_moments import Moments, MomentSum
+from core.errors import ModelpressError
 from core.network.encodings import AffineInteger, Codebook, Elementwise, Grid, Levels, packed_grid
 from core.specs.rounding import Rounding
 
 OUTPUTS, COLUMNS = 12, 32
 TERNARY = Grid(-1, 1, 0, torch.int8, packed=True)
+
+
+def quiet() -> None:
+    """Nobody cancels."""
 
 
 def draw_weight() -> Tensor:
@@ -48,7 +54,7 @@ def rounded(template: Elementwise, inputs: Tensor, asked: Rounding, mask: Tensor
     layer = nn.Linear(COLUMNS, OUTPUTS)
     grid = snapper_of(layer, template, mask)
     assert grid is not None
-    return round_columns(draw_weight().unsqueeze(0), moments_of(inputs), grid, asked)[0]
+    return round_columns(draw_weight().unsqueeze(0), moments_of(inputs), grid, asked, quiet)[0]
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -106,7 +112,7 @@ def test_errors_of_the_inputs_and_beside_the_outputs_are_made_up_for() -> None:
     grid = snapper_of(nn.Linear(COLUMNS, OUTPUTS), template, None)
     assert grid is not None
     asked = Rounding(method="gptq")
-    knowing = round_columns(weight.unsqueeze(0), total.moments()[0], grid, asked)[0]
+    knowing = round_columns(weight.unsqueeze(0), total.moments()[0], grid, asked, quiet)[0]
     blind = rounded(template, inputs, asked)
     wanted = original @ weight.T + beside
     errors = [((wanted - inputs @ each.T) ** 2).mean() for each in (knowing, blind)]
@@ -124,10 +130,26 @@ def test_wide_products_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
     grid = snapper_of(nn.Linear(COLUMNS, OUTPUTS), template, None)
     assert grid is not None
     asked = Rounding(method="gptq")
-    found = torch.cat([round_columns(weight.unsqueeze(0), part, grid, asked) for part in parts], -1)[0]
+    found = torch.cat([round_columns(weight.unsqueeze(0), part, grid, asked, quiet) for part in parts], -1)[0]
     assert torch.allclose(template.at(found).decode(), found, atol=1e-6)
     part = slice(8, 16)
     ours, nearest = (
         ((inputs[:, part] @ (weight - each)[:, part].T) ** 2).mean() for each in (found, template.decode())
     )
     assert ours < nearest
+
+
+def test_a_cancel_is_noticed_within_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gptq, "_BLOCK", 8)
+    ticks: list[None] = []
+    layer = nn.Linear(COLUMNS, OUTPUTS)
+    grid = snapper_of(layer, GRIDS["integers"], None)
+    assert grid is not None
+    asked = Rounding(method="gptq", sweeps=2)
+    round_columns(draw_weight().unsqueeze(0), moments_of(correlated_inputs()), grid, asked, lambda: ticks.append(None))
+    assert len(ticks) == 3 * COLUMNS // 8
+
+
+def test_inputs_whose_squares_are_no_numbers_are_told() -> None:
+    with pytest.raises(ModelpressError, match="squares are no numbers"):
+        moments_of(correlated_inputs() * 1e22)
