@@ -78,24 +78,24 @@ def main() -> None:
     parser.add_argument("--lr", type=float, help="in place of the default, which tries some")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
+    rows: dict[tuple[object, ...], dict[str, object]] = {}
     for case in CASES:
         if case.file not in options.only:
             continue
         asked = {"steps": options.steps or case.steps, "lr": options.lr or "auto"}
         ways = {name: WAYS[name].model_validate(asked) for name in options.ways}
         for row in run_case(options.shared, case, ways, options.formats, seeds=options.seeds or case.seeds):
-            rows.append(row)
+            rows[row["network"], row["format"], row["from"]] = row
             print(json.dumps(row), flush=True)
             if options.out:
                 # What has been measured outlives a kill.
-                options.out.write_text(json.dumps(rows, indent=1))
+                options.out.write_text(json.dumps([*rows.values()], indent=1))
 
 
 def run_case(
     shared: Path, case: Case, ways: Mapping[str, Finetune | LogitDistillation], formats: list[str], *, seeds: int
 ) -> Iterator[dict[str, object]]:
-    """One row for each format and way."""
+    """A row for each format and way, after every seed: of all seeds so far."""
     network = fold_batch_norm(read(shared / "models" / case.file))
     dataset = open_dataset([shared / "data" / f"{case.data}.npz"], SPECS[case.data], network.inputs)
     # The networks know these samples by heart, so that no training could look better than none: the last weights count.
@@ -106,22 +106,23 @@ def run_case(
         start = network if spec is None else take(spec, network, dataset, original=network, seed=0)
         before = compare_proportions(whole, right(start, dataset))
         for way, asked in ways.items():
-            begin = time.process_time()
-            after = [right(take(asked, start, dataset, original=network, seed=seed), dataset) for seed in range(seeds)]
-            change = compare_proportions(np.tile(whole, seeds), np.concatenate(after))
-            yield {
-                "network": case.file,
-                "format": name,
-                "from": way,
-                "updates": asked.steps,
-                "lr": asked.lr,
-                "float": round(float(whole.mean()), 4),
-                "untrained_points": round(100 * before.delta, 2),
-                "trained": [round(float(each.mean()), 4) for each in after],
-                "change_points": [round(100 * value, 2) for value in (change.delta, change.low, change.high)],
-                "cpu_seconds": round(time.process_time() - begin, 1),
-                "load": round(os.getloadavg()[0], 1),
-            }
+            begin, after = time.process_time(), []
+            for seed in range(seeds):
+                after.append(right(take(asked, start, dataset, original=network, seed=seed), dataset))
+                change = compare_proportions(np.tile(whole, len(after)), np.concatenate(after))
+                yield {
+                    "network": case.file,
+                    "format": name,
+                    "from": way,
+                    "updates": asked.steps,
+                    "lr": asked.lr,
+                    "float": round(float(whole.mean()), 4),
+                    "untrained_points": round(100 * before.delta, 2),
+                    "trained": [round(float(each.mean()), 4) for each in after],
+                    "change_points": [round(100 * value, 2) for value in (change.delta, change.low, change.high)],
+                    "cpu_seconds": round(time.process_time() - begin, 1),
+                    "load": round(os.getloadavg()[0], 1),
+                }
 
 
 def take(spec: Spec, network: Network, dataset: Dataset, *, original: Network, seed: int) -> Network:
