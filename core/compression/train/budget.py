@@ -8,6 +8,7 @@ import torch
 
 from core.compression.context import Context
 from core.compression.train.course import Decisions, read_decisions
+from core.compression.train.curve import SIGN_OF_LIFE
 from core.compression.train.feeding import Feeder, on_device
 from core.compression.train.memory import choose_micro_batch
 from core.compression.train.probe import choose_rate, probe_updates, usual_rate
@@ -31,6 +32,7 @@ class Budget:
         self._settings: Training = learner.settings
         self._fixed = fixed_batch
         self._recorded = read_decisions(context.recorded)
+        self._said = -math.inf
 
     def decide(self, *, seconds_spent: float, judging_share: float) -> Decisions:
         """All decisions, those of an earlier run first; `judging_share` of the time goes into judgements."""
@@ -97,11 +99,15 @@ class Budget:
             rate = usual_rate(self._settings)
             self._context.log(f"The budget is too small to probe the learning rate; {rate:g} is usual.")
             return rate, "usual", ()
-        probed = choose_rate(
-            self._learner, self._feeder, updates, lambda _: self._context.progress(0.0, "Probing the learning rate")
-        )
+        probed = choose_rate(self._learner, self._feeder, updates, self._give_sign)
         losses = ", ".join(f"{rate:g} to {loss:.3g}" for rate, loss in probed.tried)
         self._context.log(
             f"The learning rate is {probed.rate:g}: trials of {updates} updates brought the loss with {losses}."
         )
         return probed.rate, "probe", probed.tried
+
+    def _give_sign(self) -> None:
+        """Say now and then what is done, so that a step can be stopped within a trial."""
+        if time.monotonic() - self._said >= SIGN_OF_LIFE:
+            self._said = time.monotonic()
+            self._context.progress(0.0, "Probing the learning rate")

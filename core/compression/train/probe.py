@@ -46,13 +46,14 @@ def probe_updates(steps: int) -> int:
     return min(found, MOST) if found >= FEWEST else 0
 
 
-def choose_rate(learner: Learner, feeder: Feeder, updates: int, tell: Callable[[float], None]) -> Probed:
+def choose_rate(learner: Learner, feeder: Feeder, updates: int, tell: Callable[[], None]) -> Probed:
     """The rate whose trial of so many updates, warm-up and descent of the rate included, ends with the smallest loss.
 
     From a rate that suits damaged networks upwards as long as that is better, else downwards; at once downwards where
-    it leaves the loss above that of the weights as they are. A range test (Smith 2017, arXiv 1506.01186) was tried
-    before: within a few updates a rate shows whether it is stable, not how far it carries, and of damaged networks
-    without batch norms it chose a tenth of the best. `tell` hears the share that is done; the learner stays as it was.
+    it leaves the loss above that of the weights as they are, and on until one does not. A range test (Smith 2017,
+    arXiv 1506.01186) was tried before: within a few updates a rate shows whether it is stable, not how far it carries,
+    and of damaged networks without batch norms it chose a tenth of the best. `tell` is called before each update; the
+    learner stays as it was.
     """
     before = state_of(learner)
     rates = RATES[learner.settings.optimiser]
@@ -61,19 +62,19 @@ def choose_rate(learner: Learner, feeder: Feeder, updates: int, tell: Callable[[
     def measure(place: int) -> float:
         rate = rates[place]
         if rate not in losses:
-            tell(len(losses) / (TRIALS + 1))
-            losses[rate] = _try(learner, feeder, rate, updates)
+            losses[rate] = _try(learner, feeder, rate, updates, tell)
             put_state(learner, before)
         return losses[rate]
 
     first = best = rates.index(FIRST[learner.settings.optimiser])
     untouched = _judge(learner, feeder, updates)
     for step in (1, -1) if measure(first) < untouched else (-1,):
-        while 0 <= best + step < len(rates) and measure(best + step) < measure(best):
+        # Of two rates that spoil the network, neither says which way it is better: the next may spoil nothing.
+        while 0 <= best + step < len(rates) and (measure(best + step) < measure(best) or not measure(best) < untouched):
             best += step
         if best != first:
             break
-    return Probed(rates[best], tuple(sorted(losses.items())))
+    return Probed(min(losses, key=lambda rate: (losses[rate], rate)), tuple(sorted(losses.items())))
 
 
 def usual_rate(settings: Training) -> float:
@@ -86,10 +87,11 @@ def _affordable(budget: float) -> int:
     return int(budget / TRIALS - JUDGING / 3)
 
 
-def _try(learner: Learner, feeder: Feeder, rate: float, updates: int) -> float:
+def _try(learner: Learner, feeder: Feeder, rate: float, updates: int, tell: Callable[[], None]) -> float:
     """The loss on samples that come after those of the trial; infinite where it is no number."""
     settings = learner.settings.model_copy(update={"schedule": "cosine"})
     for number in range(updates):
+        tell()
         loss = learner.update(feeder.batch(number), rate * rate_at(number, updates, settings), number)
         if not math.isfinite(float(loss)):
             return math.inf

@@ -1,9 +1,12 @@
 """Batches, changes of images, memory, the learning rate and its probe, each by itself."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from core.compression.train import probe
 from core.compression.train.augmentation import Augmenter, image_inputs
 from core.compression.train.feeding import Feeder
 from core.compression.train.losses import TaskObjective
@@ -94,11 +97,13 @@ def test_a_probe_takes_the_best_of_its_trials_and_leaves_no_trace(small, feeder,
     )
     learner.mounted.follow_batches(follow=True)
     before = state_of(learner)
-    told: list[float] = []
-    probed = choose_rate(learner, feeder, 12, told.append)
+    told: list[int] = []
+    probed = choose_rate(learner, feeder, 12, lambda: told.append(1))
     losses = dict(probed.tried)
     assert losses[probed.rate] == min(losses.values())
-    assert len(told) == len(losses) > 1
+    assert len(losses) > 1
+    # A step can be stopped before each update.
+    assert len(told) == 12 * len(losses)
     # It went as far as that was better: the next rate was tried, or there is none.
     rates = RATES[optimiser]
     tried = [rates.index(rate) for rate in losses]
@@ -116,7 +121,25 @@ def test_a_network_that_is_spoilt_by_large_rates_gets_a_small_one(small, shapes)
         small.graph.get_submodule("fc").weight.mul_(1e-4)
     feeder = Feeder(RandomAccess(shapes, "train"), ("x",), batch=32, seed=5, augmenter=Augmenter("none", (), 5))
     learner = Learner(TrainableNetwork(small), TaskObjective("classification"), Training(), micro_batch=32)
-    assert choose_rate(learner, feeder, 12, lambda _: None).rate < 1e-3
+    assert choose_rate(learner, feeder, 12, lambda: None).rate < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("losses", "chosen"),
+    [
+        ((0.1, 0.5, math.inf, math.inf, math.inf, math.inf), 3e-5),
+        ((0.9, 0.2, 0.5, 60, 50, math.inf), 1e-4),
+        ((5, 6, 20, 60, 50, math.inf), 3e-5),
+        ((math.inf,) * 6, 3e-5),
+        ((0.9, 0.9, 0.5, 0.4, 0.3, math.inf), 3e-3),
+    ],
+)
+def test_rates_that_spoil_a_network_are_left_behind(small, feeder, monkeypatch, losses, chosen):
+    by_rate = dict(zip(RATES["adamw"], losses, strict=True))
+    monkeypatch.setattr(probe, "_try", lambda *given: by_rate[given[2]])
+    monkeypatch.setattr(probe, "_judge", lambda *given: 1.0)
+    learner = Learner(TrainableNetwork(small), TaskObjective("classification"), Training(), micro_batch=32)
+    assert choose_rate(learner, feeder, 12, lambda: None).rate == chosen
 
 
 def test_trials_take_a_twentieth_and_more_only_where_that_tells_nothing():
