@@ -80,9 +80,11 @@ def alone() -> Iterator[None]:
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
     yield
+    modes = torch and (torch.is_grad_enabled(), torch.get_default_dtype())
     if torch:
-        assert torch.is_grad_enabled()
-        assert torch.get_default_dtype() is torch.float32
+        # What one test leaves must not fail those after it.
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float32)
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
@@ -96,11 +98,17 @@ def alone() -> Iterator[None]:
         if handler not in handlers and not type(handler).__module__.startswith("_pytest"):
             logging.root.removeHandler(handler)
     deadline = time.monotonic() + GRACE
-    left = [thread for thread in threading.enumerate() if thread not in threads and thread.name not in OF_LIBRARIES]
+    # One that was not started by Python, and only asked for its name, cannot be waited for.
+    left = [
+        thread
+        for thread in threading.enumerate()
+        if not (thread in threads or thread.name in OF_LIBRARIES or isinstance(thread, threading._DummyThread))
+    ]
     for thread in left:
         thread.join(max(deadline - time.monotonic(), 0))
     # A listener that goes on would find the database of the test gone.
     assert [thread.name for thread in left if thread.is_alive()] == []
+    assert not torch or modes == (True, torch.float32)
 
 
 def administer(server: str, statement: str, *names: str) -> None:
