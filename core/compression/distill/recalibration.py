@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -11,11 +12,12 @@ from core.compression.context import Context
 from core.compression.distill.pairing import shapes_of
 from core.compression.train.feeding import fixed_batch
 from core.compression.train.trainer import training_split
-from core.compression.yardstick import Inputs, input_batches
+from core.compression.yardstick import Inputs
+from core.data.access import RandomAccess
 from core.network.network import Network
 
-# Samples that are looked at, and what the largest value inside may take of them, in bytes.
-SAMPLES = 256
+# Samples that are looked at, and what the largest value inside may take of them, in bytes. Fewer say little of means.
+SAMPLES, FEWEST = 256, 16
 LARGEST_BYTES = 256 * 2**20
 # A channel is enlarged or made smaller by this at most: one that is nearly constant would become noise.
 MOST = 5.0
@@ -127,9 +129,15 @@ def _eligible(student: Network, teacher: Network) -> frozenset[str]:
 
 
 def _one_batch(teacher: Network, context: Context) -> Inputs | None:
-    """The first samples to learn from, as many as memory holds the values of; None where they are too few."""
+    """Samples from all over those to learn from, as many as memory holds the values of; None where they are few.
+
+    Files are often sorted by label, so that the first samples would speak for one class.
+    """
     dataset = context.needed_dataset()
+    access = RandomAccess(dataset, training_split(dataset), kept_bytes=0)
     largest = max((torch.Size(shape).numel() for shape in shapes_of(teacher).values()), default=1)
-    count = fixed_batch(teacher) or max(min(SAMPLES, LARGEST_BYTES // (4 * largest)), 2)
-    batches = input_batches(teacher, dataset, training_split(dataset), limit=count, batch=count)
-    return next(iter(batches), None)
+    count = fixed_batch(teacher) or min(SAMPLES, LARGEST_BYTES // (4 * largest), len(access))
+    if not FEWEST <= count <= len(access):
+        return None
+    found = access.take(np.linspace(0, len(access) - 1, count).astype(np.int64))
+    return tuple(found.inputs[tensor.name] for tensor in teacher.inputs)
