@@ -62,6 +62,11 @@ class MaskPruning(Spec):
         """None for criteria that look at the weights alone."""
         return self.samples if self.criterion in _BY_DATA else 0
 
+    @property
+    def compares_layers(self) -> bool:
+        """Whether the weights of all layers are ranked together."""
+        return self.ranking == "global"
+
     def share_of(self, layer: str) -> float:
         """The share of a layer's weights that stays, where layers are pruned each for itself."""
         return self.layers.get(layer, self.keep)
@@ -69,8 +74,8 @@ class MaskPruning(Spec):
     def weight_bits(self, layer: LayerDescription) -> Bits:
         """Of floats under a mask: those that stay; which these are takes a bit a weight at most."""
         # By one ranking of all, a layer may lose everything but one weight, or nothing.
-        low = self.share_of(layer.name) if self.ranking != "global" or layer.name in self.layers else self.keep / 4
-        high = self.share_of(layer.name) if self.ranking != "global" or layer.name in self.layers else 1.0
+        alone = not self.compares_layers or layer.name in self.layers
+        low, high = (self.share_of(layer.name),) * 2 if alone else (self.keep / 4, 1.0)
         return _FLOAT_BITS * low, min(_FLOAT_BITS * high + _MASK_BITS, _FLOAT_BITS + _MASK_BITS)
 
     def requires(self, description: ModelDescription) -> Capability:
@@ -121,9 +126,15 @@ class WeightPruning(MaskPruning):
     example: ClassVar[dict[str, object]] = {"method": "prune.weights", "keep": 0.5}
 
     method: Literal["prune.weights"] = "prune.weights"
-    n: int | None = Field(None, ge=1, le=64, description="With `m`: of each m weights in a row of inputs n stay.")
+    n: int | None = Field(
+        None, ge=1, le=64, description="With `m`: of each m weights of an output that are stored in a row n stay."
+    )
     m: int | None = Field(
-        None, ge=2, le=64, description="With `n`, as 2 of 4 (arXiv 2104.08378); then `keep` is n/m and not asked for."
+        None,
+        ge=2,
+        le=64,
+        description="With `n`, as 2 of 4 (arXiv 2104.08378); then `keep` is n/m and not asked for. Of a convolution "
+        "the taps of each kernel lie in a row, then the next input's.",
     )
     block: tuple[Annotated[int, Field(ge=1, le=256)], Annotated[int, Field(ge=1, le=256)]] | None = Field(
         None, description="Outputs × inputs of the blocks that stay or go whole; a weight each where nothing is said."
@@ -138,9 +149,15 @@ class WeightPruning(MaskPruning):
                 raise ValueError("n has to be less than m")
             if self.block is not None:
                 raise ValueError("n of m and block exclude each other")
-            if self.layers or "keep" in self.model_fields_set:
+            # What was written down in full has the default too.
+            if self.layers or self.keep != type(self).model_fields["keep"].default:
                 raise ValueError("n of m says how many weights stay, so keep and layers cannot")
         return self
+
+    @property
+    def compares_layers(self) -> bool:
+        """Not where each row has as many."""
+        return super().compares_layers and self.n is None
 
     def share_of(self, layer: str) -> float:
         """Of n of m the same everywhere."""
@@ -214,7 +231,10 @@ class ChannelPruning(Spec):
     ranking: Literal["global", "layer"] = Field(
         "global", description="Whether all channels are compared, or each layer loses the same share."
     )
-    least: Share = Field(0.1, description="Share of each group of channels that stays whatever they are worth.")
+    least: Share = Field(
+        0.1,
+        description="Share of each group of channels that stays whatever they are worth, where `layers` says nothing.",
+    )
     multiple: Literal["auto", "none"] = Field(
         "auto", description="auto: widths from 16 on are multiples of 4, from 32 on of 8, which kernels like."
     )

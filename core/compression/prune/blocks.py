@@ -1,18 +1,24 @@
 """`prune.layers`: residual blocks and transformer layers that the answers hardly need are left out."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import Annotated, final
 
-from pydantic import JsonValue
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from core.compression.context import Context
 from core.compression.method import Method, Report
+from core.compression.quantize.sensitivity import measure_sensitivity
 from core.compression.yardstick import Yardstick, choosing_split
 from core.errors import ModelpressError
+from core.findings import make_finding
 from core.network.network import Network
 from core.network.surgery import Block, choose_blocks, drop_blocks, find_blocks
 from core.specs.prune import LayerPruning
-from core.verdict import Sensitivity
+from core.verdict import Finding, Sensitivity
+
+
+class _Recorded(BaseModel):
+    left_out: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 @final
@@ -23,18 +29,47 @@ class LayerPruner(Method[LayerPruning]):
         """A copy of fewer blocks; raises `unsupported_layer`, `missing_data`."""
         blocks = find_blocks(network)
         free = _free(blocks, spec)
-        count = min(max(len(blocks) - round(spec.keep * len(blocks)), 1), len(free), len(blocks) - 1)
+        wanted = min(max(len(blocks) - round(spec.keep * len(blocks)), 1), len(blocks) - 1)
+        count = min(wanted, len(free))
+        names = _recorded(context)
+        alone: dict[str, Sensitivity] = {}
         if spec.criterion == "even":
-            names = [name for name in choose_blocks(blocks, spec.keep) if name not in spec.protect][:count]
-            alone: dict[str, Sensitivity] = {}
+            names = names or _spread(free, count)
         else:
-            names, alone = _search(network, free, count, spec, context)
+            # Of a plan that is repeated only what each block costs alone is measured.
+            tried, alone = _search(network, free, count if names is None else 1, spec, context)
+            names = names or tried
         gone = [block for block in blocks if block.name in set(names)]
         context.log(f"{len(gone)} of {len(blocks)} blocks are left out: {', '.join(block.name for block in gone)}.")
         layers = tuple(layer for block in gone for layer in block.layers)
         plan: dict[str, JsonValue] = {"left_out": list[JsonValue](block.name for block in gone)}
+        result = drop_blocks(network, names)
         context.progress(1.0, f"{len(gone)} blocks left out")
-        return drop_blocks(network, names), Report(layers=layers, sensitivities=alone, plan=plan)
+        findings = () if len(names) >= wanted else (_missed(len(blocks), len(names), wanted),)
+        return result, Report(layers=layers, sensitivities=alone, findings=findings, plan=plan)
+
+
+def _recorded(context: Context) -> list[str] | None:
+    """The blocks that the plan leaves out; None without a plan. Raises `invalid_request`."""
+    if context.recorded is None:
+        return None
+    try:
+        return list(_Recorded.model_validate(dict(context.recorded)).left_out)
+    except ValidationError as error:
+        sentence = f"The plan does not say which blocks {context.step} left out."
+        raise ModelpressError("invalid_request", sentence, pointer="/plan") from error
+
+
+def _spread(free: Sequence[Block], count: int) -> list[str]:
+    """So many of the blocks that may go, over the whole depth."""
+    if count == len(free):
+        return [block.name for block in free]
+    return list(choose_blocks(free, 1 - count / len(free)))
+
+
+def _missed(blocks: int, gone: int, wanted: int) -> Finding:
+    text = f"{wanted} of {blocks} blocks were to be left out, and {gone} are: the others are protected."
+    return make_finding("pruning_goal_missed", text)
 
 
 def _free(blocks: Sequence[Block], spec: LayerPruning) -> list[Block]:
@@ -73,12 +108,15 @@ def _search(
                 continue
             context.progress(0.95 * done / trials, f"Trying to do without {block.name}")
             done += 1
-            score = yardstick.score(drop_blocks(network, [*gone, block.name]))
-            scores[block.name] = score.sqnr_db
+            found = _judge(yardstick, drop_blocks(network, [*gone, block.name]))
+            scores[block.name] = found.sqnr_db or 0.0
             if not gone:
-                alone[block.layers[0]] = Sensitivity(
-                    loss_increase=score.loss - yardstick.original.loss, sqnr_db=score.sqnr_db
-                )
-                context.metric("sqnr", score.sqnr_db, unit="dB", split=split, layer=block.layers[0])
+                alone[block.layers[0]] = found
+                context.metric("sqnr", scores[block.name], unit="dB", split=split, layer=block.layers[0])
         gone.append(max(scores, key=lambda name: scores[name]))
     return gone, alone
+
+
+def _judge(yardstick: Yardstick, network: Network) -> Sensitivity:
+    """What a network costs; no increase and −200 dB where its answers are no numbers, so that it is taken last."""
+    return measure_sensitivity(lambda _: network, "", yardstick)

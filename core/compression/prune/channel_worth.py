@@ -1,20 +1,20 @@
 """What each index of a group of channels is worth: one number an index, (size,), that groups can be compared by."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.compression.context import Context
 from core.compression.curvature import fisher_of
-from core.compression.yardstick import input_batches
+from core.compression.prune.criteria import FISHER_BATCH, take_samples
+from core.compression.quantize.candidates import TRANSPOSED
 from core.errors import ModelpressError
 from core.network.network import Network
 from core.network.surgery import Group
+from core.network.surgery.cutting import owners
 from core.specs.prune import ChannelCriterion, ChannelPruning
 
-# Samples whose gradients are summed before they are squared.
-_FISHER_BATCH = 4
 _TINY = 1e-30
 
 Worth = dict[Group, Tensor]
@@ -28,6 +28,26 @@ def weigh_channels(network: Network, groups: Sequence[Group], spec: ChannelPruni
             text = f"What the channels of {group.name} are worth is no finite number; another criterion may be."
             raise ModelpressError("non_finite", text, layer=layer_of(group))
     return found
+
+
+def outputs_of(network: Network, group: Group) -> set[str]:
+    """The layers that have the indices of a group among their output channels."""
+    found, paths = set(), owners(network.graph)
+    for member in group.members:
+        for path in paths[id(member.tensor)]:
+            layer = network.graph.get_submodule(path.rpartition(".")[0])
+            # As PyTorch lays weights out: all others begin with their outputs.
+            second = isinstance(layer, (nn.Embedding, *TRANSPOSED)) and member.tensor.dim() > 1
+            if member.dim == int(second):
+                found.add(path.rpartition(".")[0])
+    return found
+
+
+def layers_of(network: Network, groups: Iterable[Group]) -> tuple[str, ...]:
+    """The layers that some index of these groups is in, also those that share a weight."""
+    paths = owners(network.graph)
+    members = (member for group in groups for member in group.members)
+    return tuple(sorted({path.rpartition(".")[0] for each in members for path in paths[id(each.tensor)]}))
 
 
 def layer_of(group: Group) -> str:
@@ -75,10 +95,8 @@ def _rows_of_indices(tensor: Tensor, dim: int, labels: Tensor, size: int) -> Ten
 
 def _by_answers(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:
     """E[(Σ w·g)²] over the weights that make a channel: the square of its gate's gradient (arXiv 1906.10771, eq. 8)."""
-    dataset = context.needed_dataset()
-    limit = min(spec.samples, dataset.count("calibration"))
-    context.progress(0.1, "Measuring which channels the answers depend on")
-    batches = input_batches(network, dataset, "calibration", limit=limit, batch=_FISHER_BATCH)
+    text = "Measuring which channels the answers depend on"
+    batches = take_samples(network, spec.samples, context, batch=FISHER_BATCH, text=text)
     by_name = {group.name: group for group in groups}
     makers = {group.name: [each for each in group.members if each.is_parameter] for group in groups}
     names = sorted({member.path for members in makers.values() for member in members})
@@ -94,7 +112,7 @@ def _by_answers(network: Network, groups: Sequence[Group], spec: ChannelPruning,
             found[name] = total
         return found
 
-    squares = fisher_of(network, batches, names, gates, task=dataset.task, seed=context.seed)
+    squares = fisher_of(network, batches, names, gates, task=context.needed_dataset().task, seed=context.seed)
     return {by_name[name]: worth for name, worth in squares.items()}
 
 

@@ -1,14 +1,15 @@
 """`prune.channels`: the weakest channels, hidden units and heads are taken out of a copy of the network."""
 
 from collections.abc import Callable, Mapping
-from typing import final
+from typing import Annotated, final
 
-from pydantic import JsonValue
+import torch
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 from torch import Tensor
 
 from core.compression.context import Context
 from core.compression.method import Method, Report
-from core.compression.prune.channel_worth import layer_of, weigh_channels
+from core.compression.prune.channel_worth import layer_of, layers_of, outputs_of, weigh_channels
 from core.compression.prune.widths import Bounds, Choice, Widths, choose_alike, choose_together
 from core.compression.quantize.sensitivity import measure_layers
 from core.errors import ModelpressError
@@ -26,6 +27,10 @@ _COSTS: Mapping[Cost, Callable[[Costs], int]] = {
 _WORDS: Mapping[Cost, str] = {"parameters": "parameters", "macs": "multiply-adds", "bytes": "bytes of weights"}
 
 
+class _Recorded(BaseModel):
+    kept: dict[str, Annotated[tuple[int, ...], Field(min_length=1)]]
+
+
 @final
 class ChannelPruner(Method[ChannelPruning]):
     """Ranks the channels of all groups and keeps the best within the costs that are asked for."""
@@ -33,17 +38,20 @@ class ChannelPruner(Method[ChannelPruning]):
     def apply(self, network: Network, spec: ChannelPruning, context: Context) -> tuple[Network, Report]:
         """Cut a copy; raises `unsupported_layer`, `missing_data`, `non_finite`."""
         channels = Channels(network)
-        groups = _choose_groups(channels, spec)
-        worth = weigh_channels(network, groups, spec, context)
-        context.progress(0.4, f"Choosing the widths of {len(groups)} groups")
-        choice = _choose(channels, worth, spec)
-        keep = {group: _best(worth[group], width) for group, width in choice.widths.items() if width < group.size}
+        keep = _recorded(channels, context)
+        if keep is None:
+            groups = _choose_groups(channels, spec)
+            worth = weigh_channels(network, groups, spec, context)
+            context.progress(0.4, f"Choosing the widths of {len(groups)} groups")
+            widths = _choose(channels, worth, spec).widths
+            keep = {group: _best(worth[group], width) for group, width in widths.items() if width < group.size}
+        choice = _account(channels, keep, spec)
         sensitivities = self._measure(channels, keep, context)
         result = channels.resize(keep)
         costs = channels.costs(choice.widths)
         context.log(_tell(channels, choice, costs, spec))
         report = Report(
-            layers=tuple(sorted({member.path.rpartition(".")[0] for group in keep for member in group.members})),
+            layers=layers_of(network, keep),
             sensitivities=sensitivities,
             findings=() if choice.reached else (_missed(channels, choice, spec),),
             plan={"kept": {group.name: list[JsonValue](map(int, kept)) for group, kept in keep.items()}},
@@ -65,13 +73,36 @@ class ChannelPruner(Method[ChannelPruning]):
         return measure_layers(channels.network, build, by_layer, context, span=(0.4, 0.9))
 
 
+def _recorded(channels: Channels, context: Context) -> dict[Group, Tensor] | None:
+    """What the plan keeps of each group; None without a plan. Raises `invalid_request`."""
+    if context.recorded is None:
+        return None
+    try:
+        found = _Recorded.model_validate(dict(context.recorded))
+    except ValidationError as error:
+        sentence = f"The plan does not say which channels {context.step} kept."
+        raise ModelpressError("invalid_request", sentence, pointer="/plan") from error
+    return {channels.group(name): torch.tensor(kept) for name, kept in found.kept.items()}
+
+
+def _account(channels: Channels, keep: Mapping[Group, Tensor], spec: ChannelPruning) -> Choice:
+    """What is left to pay with these channels."""
+    widths = {group: len(kept) for group, kept in keep.items()}
+    cost = _COSTS[spec.of]
+    paid = cost(channels.costs(widths))
+    return Choice(widths, paid, reached=paid <= spec.keep * cost(channels.costs()))
+
+
 def _choose_groups(channels: Channels, spec: ChannelPruning) -> tuple[Group, ...]:
     """The groups to cut; where two lie in one dimension, as heads and head size, the outer one."""
-    found = tuple(group for group in outer_groups(channels) if layer_of(group) not in spec.protect)
+    protect = set(spec.protect)
+    found = tuple(group for group in outer_groups(channels) if not protect & outputs_of(channels.network, group))
     if not found:
-        why = "Every group of channels is protected." if channels.groups else "No channel of this network can be cut."
+        if channels.groups:
+            raise ModelpressError("unsupported_layer", "Every group of channels is protected.")
         reasons = sorted({reason for each in channels.protected for reason in each.reasons})
-        raise ModelpressError("unsupported_layer", " ".join([why, *reasons[:3]]))
+        why = f": {'; '.join(reasons[:3])}" if reasons else ""
+        raise ModelpressError("unsupported_layer", f"No channel of this network can be cut{why}.")
     named = {layer_of(group) for group in found}
     if unknown := sorted(set(spec.layers) - named):
         text = f"The output channels of {', '.join(unknown)} cannot be cut, or go with those of another layer."

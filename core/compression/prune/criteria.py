@@ -1,22 +1,22 @@
 """How much each weight counts, by the criterion that the recipe asks for; zero or more, in the shape of the weight."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import cast, final
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from core.compression.context import Context
 from core.compression.curvature import diagonal_fisher
 from core.compression.matrices import Product, as_matrix, as_weight, take_rows
 from core.compression.quantize.candidates import Candidate
-from core.compression.yardstick import input_batches
+from core.compression.yardstick import Inputs, input_batches
 from core.errors import ModelpressError
 from core.network.network import Network
 from core.specs.prune import Criterion, MaskPruning
 
 # Samples whose gradients are summed before they are squared.
-_FISHER_BATCH = 4
+FISHER_BATCH = 4
 _BATCH = 32
 
 Values = dict[str, Tensor]
@@ -65,15 +65,14 @@ def _input_power(
     network: Network, candidates: Sequence[Candidate], spec: MaskPruning, context: Context
 ) -> dict[str, Tensor]:
     """E[x²] of each column of a layer's matrix (groups, columns), by the layer's path."""
-    dataset = context.needed_dataset()
-    limit = min(spec.samples, dataset.count("calibration"))
-    if not limit:
-        raise ModelpressError("missing_data", "The data set has no calibration samples and none to draw them from.")
     watcher = _Power(network.graph, {each.path: _layer(each) for each in candidates})
     with torch.no_grad():
-        for inputs in input_batches(network, dataset, "calibration", limit=limit, batch=_BATCH):
-            context.progress(0.1, "Measuring what flows into the layers")
+        for inputs in take_samples(
+            network, spec.samples, context, batch=_BATCH, text="Measuring what flows into layers"
+        ):
             watcher.run(*inputs)
+    if not watcher.rows:
+        raise ModelpressError("missing_data", "The data set has too few calibration samples for one batch.")
     return {path: (total / watcher.rows[path]).float() for path, total in watcher.sums.items()}
 
 
@@ -90,21 +89,36 @@ class _Power(fx.Interpreter):
     def run_node(self, n: fx.Node) -> object:
         path = str(n.target)
         if n.op == "call_module" and path in self._layers:
-            taken = take_rows(self._layers[path], cast("Tensor", self.env[n.all_input_nodes[0]]))
-            self.sums[path] = self.sums.get(path, 0) + taken.square().sum(1, dtype=torch.float64)
-            self.rows[path] = self.rows.get(path, 0) + taken.shape[1]
+            value = cast("Tensor", self.env[n.all_input_nodes[0]])
+            # The windows of a large image take as many times its memory as a kernel has taps: one after the other.
+            for piece in [value] if isinstance(self._layers[path], nn.Linear) else torch.split(value, 1):
+                taken = take_rows(self._layers[path], piece)
+                self.sums[path] = self.sums.get(path, 0) + taken.square().sum(1, dtype=torch.float64)
+                self.rows[path] = self.rows.get(path, 0) + taken.shape[1]
         return super().run_node(n)
 
 
 def _by_answers(network: Network, candidates: Sequence[Candidate], spec: MaskPruning, context: Context) -> Values:
     """w²·E[g²]: the expected square of what the loss changes by without the weight, to first order."""
-    dataset = context.needed_dataset()
-    limit = min(spec.samples, dataset.count("calibration"))
-    context.progress(0.1, "Measuring which weights the answers depend on")
-    batches = input_batches(network, dataset, "calibration", limit=limit, batch=_FISHER_BATCH)
+    text = "Measuring which weights the answers depend on"
+    batches = take_samples(network, spec.samples, context, batch=FISHER_BATCH, text=text)
     names = [each.name for each in candidates]
-    fisher = diagonal_fisher(network, batches, names, task=dataset.task, seed=context.seed)
+    fisher = diagonal_fisher(network, batches, names, task=context.needed_dataset().task, seed=context.seed)
     return {each.name: each.weight.square() * fisher[each.name] for each in candidates}
+
+
+def take_samples(network: Network, samples: int, context: Context, *, batch: int, text: str) -> Iterator[Inputs]:
+    """The inputs of the first calibration samples; says between batches how far it is, where a job can be cancelled.
+
+    Raises `missing_data`.
+    """
+    dataset = context.needed_dataset()
+    limit = min(samples, dataset.count("calibration"))
+    done = 0
+    for inputs in input_batches(network, dataset, "calibration", limit=limit, batch=batch):
+        context.progress(0.4 * done / max(limit, 1), text)
+        done += inputs[0].shape[0]
+        yield inputs
 
 
 def _layer(candidate: Candidate) -> Product:

@@ -63,7 +63,7 @@ def choose_masks(
     scores = {name: each.lamp() if spec.criterion == "lamp" else each.mean for name, each in scored.items()}
     own = {each.name for each in candidates if each.path in spec.layers}
     kept: dict[str, Tensor] = {}
-    if spec.ranking == "global" and not (isinstance(spec, WeightPruning) and spec.n):
+    if spec.compares_layers:
         together = {name: score for name, score in scores.items() if name not in own}
         kept = keep_of_all(together, scored, spec.keep) if together else {}
     for each in candidates:

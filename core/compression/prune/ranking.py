@@ -81,7 +81,7 @@ def keep_of_outputs(score: Tensor, share: float) -> Tensor:
 
 
 def keep_n_of_m(score: Tensor, n: int, m: int) -> Tensor:
-    """The best n of each m weights in a row of inputs; of the rest at the end as many as leave the same share."""
+    """The best n of each m weights of an output in the order in which they lie; of fewer at the end no more than n."""
     rows = score.flatten(1)
     columns = rows.shape[1]
     padded = F.pad(rows, (0, -columns % m), value=-1.0).reshape(len(rows), -1, m)

@@ -23,9 +23,7 @@ class Bounds:
 
     def width(self, group: Group, wanted: float) -> int:
         """The width nearest to `wanted` indices that may be."""
-        if group in self.fixed:
-            wanted = self.fixed[group] * group.size
-        wanted = max(wanted, self.least * group.size)
+        wanted = self.fixed[group] * group.size if group in self.fixed else max(wanted, self.least * group.size)
         if self.rounded:
             return round_width(group.size, wanted / group.size)
         return min(max(round(wanted), min(2, group.size)), group.size)

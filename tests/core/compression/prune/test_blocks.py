@@ -15,7 +15,8 @@ from core.description import DatasetSpec, SplitArrays
 from core.errors import ModelpressError
 from core.network.inspect import read
 from core.network.network import Network
-from core.network.surgery import find_blocks
+from core.network.share import copy_graph
+from core.network.surgery import choose_blocks, find_blocks
 from core.specs.prune import LayerPruning
 from tests.core.compression.conftest import save
 
@@ -83,6 +84,54 @@ def test_spread_over_the_depth_no_data_is_needed(network: Network, context: Call
     pruned, _ = LayerPruner().apply(network, spec, replace(context(), dataset=None))
     assert len(find_blocks(pruned)) == 2
     assert spec.calibration_samples() == 0
+
+
+def test_spread_over_those_that_may_go(network: Network, context: Callable[..., Context]) -> None:
+    names = tuple(block.name for block in find_blocks(network))
+    (first,) = choose_blocks(find_blocks(network), 0.75)
+    spec = LayerPruning(keep=0.75, criterion="even", protect=(first,))
+    pruned, report = LayerPruner().apply(network, spec, replace(context(), dataset=None))
+    assert len(find_blocks(pruned)) == 3
+    assert report.plan["left_out"] != [first]
+    assert not report.findings
+    # Fewer may go than were asked for.
+    spec = LayerPruning(keep=0.25, criterion="even", protect=names[:2])
+    _, report = LayerPruner().apply(network, spec, replace(context(), dataset=None))
+    assert report.plan["left_out"] == list(names[2:])
+    (finding,) = report.findings
+    assert finding.text.startswith("3 of 4 blocks were to be left out, and 2 are")
+
+
+def test_a_plan_is_followed(network: Network, numbers: Dataset, context: Callable[..., Context]) -> None:
+    names = [block.name for block in find_blocks(network)]
+    spec, given = LayerPruning(keep=0.75), replace(context(), dataset=numbers)
+    pruned, report = LayerPruner().apply(network, spec, replace(given, recorded={"left_out": [names[0]]}))
+    assert report.plan["left_out"] == [names[0]]
+    assert [block.name for block in find_blocks(pruned)] == names[1:]
+    assert len(report.sensitivities) == 4
+    with pytest.raises(ModelpressError, match="does not say which blocks") as caught:
+        LayerPruner().apply(network, spec, replace(given, recorded={}))
+    assert caught.value.pointer == "/plan"
+
+
+def test_a_block_without_which_nothing_is_a_number_goes_last(
+    network: Network, numbers: Dataset, context: Callable[..., Context]
+) -> None:
+    graph = copy_graph(network.graph)
+    one, two = find_blocks(network)[:2]
+    # The second block reads nothing and takes away what the first one adds, which is too much for those behind.
+    for path, value in (
+        (f"{one.layers[-1]}.bias", -3e38),
+        (f"{two.layers[-1]}.bias", 3e38),
+        (f"{two.layers[0]}.weight", 0),
+    ):
+        parameter = graph.get_parameter(path)
+        parameter.data = torch.full_like(parameter, value)
+    huge = replace(network, graph=graph)
+    _, report = LayerPruner().apply(huge, LayerPruning(keep=0.75), replace(context(), dataset=numbers))
+    assert not {one.name, two.name} & set(report.plan["left_out"])
+    broken = report.sensitivities[one.layers[0]]
+    assert (broken.loss_increase, broken.sqnr_db) == (None, -200.0)
 
 
 def test_what_cannot_go_is_a_sentence(network: Network, residual: Network, context: Callable[..., Context]) -> None:

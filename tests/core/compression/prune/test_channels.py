@@ -111,3 +111,45 @@ def test_nothing_to_cut_is_a_sentence(residual: Network, context: MakeContext) -
         ChannelPruner().apply(residual, ChannelPruning(protect=names, criterion="l2"), context())
     with pytest.raises(ModelpressError, match="fc2"):
         ChannelPruner().apply(residual, ChannelPruning(layers={"fc2": 0.5}, criterion="l2"), context())
+
+
+def test_layers_that_share_a_weight_are_named_too(attention_file: Path, context: MakeContext) -> None:
+    network = read(attention_file)
+    spec = ChannelPruning(keep=0.4, of="parameters", criterion="l2", least=0.05)
+    pruned, report = ChannelPruner().apply(network, spec, replace(context(), dataset=None))
+    assert pruned.graph.get_parameter("head.weight").shape[1] < 16
+    assert {"head", "head_2"} <= set(report.layers)
+    check_step(network, pruned, report, (torch.zeros(3, 9, dtype=torch.int64),))
+
+
+def test_a_protected_layer_keeps_its_outputs_where_another_names_the_group(
+    residual: Network, context: MakeContext
+) -> None:
+    # What the convolution beside the block answers is added to what the block does, which names the group.
+    spec = ChannelPruning(keep=0.4, of="parameters", criterion="l2", protect=("one.short",))
+    pruned, report = ChannelPruner().apply(residual, spec, context())
+    assert pruned.graph.get_parameter("one.short.weight").shape[0] == 8
+    assert "one.conv2.weight[0]" not in report.plan["kept"]
+    # Its inputs are the outputs of another one.
+    assert pruned.graph.get_parameter("one.short.weight").shape[1] < 8
+
+
+def test_a_share_of_a_layer_counts_more_than_the_least(residual: Network, context: MakeContext) -> None:
+    spec = ChannelPruning(keep=0.9, least=0.5, layers={"fc1": 0.25}, criterion="l2")
+    pruned, _ = ChannelPruner().apply(residual, spec, context())
+    assert pruned.graph.get_parameter("fc1.weight").shape[0] == 6
+
+
+def test_a_plan_is_followed_whatever_channels_are_worth(
+    residual: Network, context: MakeContext, images: Dataset
+) -> None:
+    pruned, report = ChannelPruner().apply(residual, ChannelPruning(criterion="l2"), context())
+    spec = ChannelPruning(criterion="random")
+    again, repeated = ChannelPruner().apply(residual, spec, replace(context(), recorded=report.plan))
+    assert repeated.plan == report.plan
+    assert torch.equal(again.graph(*probe(images)), pruned.graph(*probe(images)))
+    with pytest.raises(ModelpressError, match="does not say which channels") as caught:
+        ChannelPruner().apply(residual, spec, replace(context(), recorded={"kept": {"stem.weight[0]": []}}))
+    assert caught.value.pointer == "/plan"
+    with pytest.raises(ModelpressError, match=r"no group odd"):
+        ChannelPruner().apply(residual, spec, replace(context(), recorded={"kept": {"odd": [0]}}))

@@ -11,6 +11,7 @@ from core.compression.prune.masks import MaskPruner
 from core.data.dataset import Dataset
 from core.errors import ModelpressError
 from core.measure.runtime import open_session, run_session
+from core.messages import ProgressMessage
 from core.network.encodings import AffineInteger, Masked, packed_grid
 from core.network.export import export_onnx
 from core.network.inspect import read
@@ -154,3 +155,39 @@ def test_weights_that_are_no_numbers_end_in_a_sentence(residual: Network, contex
     residual.graph.get_parameter("fc1.weight").data[0, 0] = torch.nan
     with pytest.raises(ModelpressError, match="fc1"):
         MaskPruner().apply(residual, WeightPruning(), context())
+
+
+def test_what_a_job_wrote_down_is_read_again() -> None:
+    for spec in (WeightPruning(n=2, m=4), WeightPruning(block=(4, 2)), WeightPruning(layers={"a": 0.2})):
+        assert WeightPruning.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_too_few_samples_for_a_batch_are_a_sentence(residual: Network, context: MakeContext) -> None:
+    (x,) = residual.inputs
+    bound = replace(residual, inputs=(x.model_copy(update={"shape": (400, *x.shape[1:])}),))
+    for criterion in ("wanda", "fisher"):
+        spec = WeightPruning.model_validate({"criterion": criterion})
+        with pytest.raises(ModelpressError) as caught:
+            MaskPruner().apply(bound, spec, context())
+        assert caught.value.code == "missing_data"
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "fisher"])
+def test_a_job_can_be_cancelled_between_batches(
+    residual: Network, context: MakeContext, images: Dataset, criterion: str
+) -> None:
+    class CancelledError(Exception): ...
+
+    seen: list[float] = []
+
+    def emit(message: object) -> None:
+        if isinstance(message, ProgressMessage):
+            seen.append(message.fraction)
+            if len(seen) == 3:
+                raise CancelledError
+
+    spec = WeightPruning.model_validate({"criterion": criterion})
+    with pytest.raises(CancelledError):
+        MaskPruner().apply(residual, spec, replace(context(), emit=emit))
+    assert seen == sorted(set(seen))
+    assert seen[-1] < 0.5
