@@ -27,6 +27,9 @@ from tests.api.world import CONTENT, build_world, store
 
 pytestmark = [pytest.mark.browser, pytest.mark.servers]
 
+# Rounding has samples, too.
+SAMPLES = "[name='recipe.steps.0.calibration.samples']"
+
 
 def aside(work: Callable[..., Any], *arguments: object) -> Any:
     """Call what runs an event loop of its own; that of Playwright occupies this thread."""
@@ -166,17 +169,17 @@ def test_the_dry_run_answers_while_the_form_is_filled(page: Page, live: httpx2.C
     expect(page.get_by_label("Keep float")).to_have_value("")
     expect(page.locator("#dry-run")).not_to_contain_text("no_such_layer")
     page.wait_for_load_state()
-    page.get_by_label("Samples").fill("many")
+    page.locator(SAMPLES).fill("many")
     expect(page.locator("#dry-run")).to_contain_text("recipe.steps.0.calibration.samples")
 
 
 def test_another_method_brings_its_own_settings(page: Page, live: httpx2.Client, alice: User) -> None:
     open_job(page, live, alice, new_job(alice))
     page.goto(f"{live.base_url}/jobs/new")
-    page.get_by_label("Samples").fill("77")
+    page.locator(SAMPLES).fill("77")
     page.get_by_label("What is done").select_option("quantize.onnx")
     expect(page.locator("#step h2")).to_have_text("quantize.onnx")
-    expect(page.get_by_label("Samples")).to_have_value("128")
+    expect(page.locator(SAMPLES)).to_have_value("128")
     expect(page.locator("#dry-run")).to_contain_text("quantize.onnx")
     page.get_by_label("Mode", exact=True).select_option("dynamic")
     page.get_by_label("Types").select_option("s8s8")
