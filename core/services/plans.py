@@ -15,10 +15,11 @@ from core.services import datasets, estimates, models, replays, system
 from core.services.data_inputs import object_to_inputs
 from core.services.file_sizes import object_to_sizes
 from core.services.tenancy import Lock, get_owned
+from core.specs.base import Family
 from core.specs.order import find_clash
 from core.specs.recipe import Step
 from core.specs.train import LEARNT_TASKS
-from core.specs.weight_bits import Bits
+from core.specs.weight_bits import Bits, stacked
 from core.states import InspectionState
 
 _NOTHING = Range(low=0, high=0)
@@ -108,15 +109,15 @@ def plan_steps(asked: JobCreate, ingredients: Ingredients) -> tuple[PlannedStep,
 
 
 def _narrowed(asked: JobCreate, model: ModelDescription, steps: tuple[PlannedStep, ...]) -> dict[str, Bits]:
-    """The layers that take fewer bytes afterwards, with the bits of a weight by the last step that changes them."""
+    """The layers that take fewer bytes afterwards, with the bits of a weight by the last step of each family."""
     layers = {layer.name: layer for layer in model.layers}
-    found = {}
+    found: dict[str, dict[Family, Bits]] = {}
     # Between the first and the last two, which are no methods.
     for spec, step in zip(asked.recipe.steps, steps[1:-2], strict=True):
         for name in step.layers:
             if name in layers and (bits := spec.weight_bits(layers[name])) is not None:
-                found[name] = bits
-    return found
+                found.setdefault(name, {})[spec.family] = bits
+    return {name: stacked(bits.values()) for name, bits in found.items()}
 
 
 def object_to(asked: JobCreate, ingredients: Ingredients) -> Iterator[Objection]:

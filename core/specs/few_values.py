@@ -8,7 +8,8 @@ from pydantic import Field
 from core.description import ModelDescription
 from core.specs.base import Capability, Family, Needs, Spec, WorksOn
 from core.specs.composition import EncodingKind
-from core.specs.linear import QUANTIZABLE_KINDS
+from core.specs.linear import is_quantizable
+from core.specs.named_layers import list_alone, tell_unknown
 from core.specs.rounding import Rounding
 
 _NOTHING_LEFT = "No convolution, linear layer or table of embeddings is left to quantize."
@@ -40,16 +41,9 @@ class FewValues(Spec, ABC):
         """There must be a convolution, linear layer or table left, and names in `keep_float` must exist."""
         if description.mode == "onnx_only":
             return Capability(ok=False, why=f"The file could not be read as a network: {description.why}")
-        unknown = sorted(set(self.keep_float) - {layer.name for layer in description.layers})
-        if unknown:
-            return Capability(ok=False, why=f"keep_float names no layer of this model: {', '.join(unknown)}.")
-        # Who shares a weight with another layer keeps it as it is.
-        shared = {layer.tied_to for layer in description.layers}
-        names = tuple(
-            layer.name
-            for layer in description.layers
-            if layer.kind in QUANTIZABLE_KINDS and layer.name not in shared and layer.tied_to is None
-        )
+        if why := tell_unknown(description, keep_float=self.keep_float):
+            return Capability(ok=False, why=why)
+        names = list_alone(description, is_quantizable)
         chosen = tuple(name for name in self.between(names) if name not in self.keep_float)
         return Capability(ok=bool(chosen), layers=chosen, why=None if chosen else _NOTHING_LEFT)
 

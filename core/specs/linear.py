@@ -8,6 +8,7 @@ from core.description import LayerDescription, ModelDescription
 from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
 from core.specs.calibration import Calibration
 from core.specs.composition import EncodingKind
+from core.specs.named_layers import list_alone, tell_unknown
 from core.specs.onnx_quantize import INTEGER_OPERATORS
 from core.specs.rounding import Rounding
 from core.specs.weight_bits import Bits, packed
@@ -174,11 +175,9 @@ class LinearQuantization(Spec):
                 ok=False,
                 why=f"The file could not be read as a network: {description.why} `quantize.onnx` takes it as it is.",
             )
-        names = _quantizable(description.layers)
-        known = {layer.name for layer in description.layers}
-        for field, named in (("keep_float", self.keep_float), ("layers", tuple(self.layers))):
-            if unknown := sorted(set(named) - known):
-                return Capability(ok=False, why=f"{field} names no layer of this model: {', '.join(unknown)}.")
+        if unknown := tell_unknown(description, keep_float=self.keep_float, layers=self.layers):
+            return Capability(ok=False, why=unknown)
+        names = list_alone(description, is_quantizable)
         if useless := sorted(set(self.layers) - set(names)):
             why = f"layers names what cannot be quantized, or shares its weight: {', '.join(useless)}."
             return Capability(ok=False, why=why)
@@ -188,11 +187,6 @@ class LinearQuantization(Spec):
         return Capability(ok=True, layers=chosen)
 
 
-def _quantizable(layers: tuple[LayerDescription, ...]) -> tuple[str, ...]:
-    """Names of the layers of a fitting kind; who shares a weight with another layer keeps it as it is."""
-    shared = {layer.tied_to for layer in layers}
-    return tuple(
-        layer.name
-        for layer in layers
-        if layer.kind in QUANTIZABLE_KINDS and layer.name not in shared and layer.tied_to is None
-    )
+def is_quantizable(layer: LayerDescription) -> bool:
+    """Whether a layer is of a kind whose weights can be integers or few values."""
+    return layer.kind in QUANTIZABLE_KINDS

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from core.description import LayerDescription, ModelDescription
 from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
+from core.specs.named_layers import tell_unknown
 from core.specs.weight_bits import BYTE, Bits, packed
 
 # What onnxruntime's quantizer makes integers of, by mode, in the main graph of a file.
@@ -92,9 +93,8 @@ class OnnxQuantization(Spec):
             size = max(size, 4 * description.parameters)
         if size > LARGEST_FILE:
             return Capability(ok=False, why=f"{TOO_LARGE} This one has {size:,} bytes.")
-        unknown = sorted(set(self.keep_float) - {layer.name for layer in description.layers})
-        if unknown:
-            return Capability(ok=False, why=f"keep_float names no layer of this model: {', '.join(unknown)}.")
+        if unknown := tell_unknown(description, keep_float=self.keep_float):
+            return Capability(ok=False, why=unknown)
         kinds = ONNX_KINDS[self.mode]
         chosen = tuple(
             layer.name for layer in description.layers if layer.kind in kinds and layer.name not in self.keep_float

@@ -10,9 +10,10 @@ from core.specs.distill import BlockDistillation, FeatureDistillation, LogitDist
 from core.specs.float import FloatQuantization
 from core.specs.levels import BinaryQuantization, LogQuantization, TernaryQuantization
 from core.specs.linear import LinearQuantization
+from core.specs.mask_pruning import KernelPruning, VectorPruning, WeightPruning
 from core.specs.mixed import MixedQuantization
 from core.specs.onnx_quantize import OnnxQuantization
-from core.specs.prune import ChannelPruning, KernelPruning, LayerPruning, VectorPruning, WeightPruning
+from core.specs.structured_pruning import ChannelPruning, LayerPruning
 from core.specs.train import Finetune
 
 Step = Annotated[

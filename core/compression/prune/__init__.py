@@ -8,7 +8,8 @@ from core.compression.prune.blocks import LayerPruner
 from core.compression.prune.channels import ChannelPruner
 from core.compression.prune.masks import MaskPruner
 from core.specs.base import Spec
-from core.specs.prune import ChannelPruning, KernelPruning, LayerPruning, VectorPruning, WeightPruning
+from core.specs.mask_pruning import KernelPruning, VectorPruning, WeightPruning
+from core.specs.structured_pruning import ChannelPruning, LayerPruning
 
 _MASKS = MaskPruner()
 

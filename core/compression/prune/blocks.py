@@ -13,7 +13,7 @@ from core.errors import ModelpressError
 from core.findings import make_finding
 from core.network.network import Network
 from core.network.surgery import Block, choose_blocks, drop_blocks, find_blocks
-from core.specs.prune import LayerPruning
+from core.specs.structured_pruning import LayerPruning
 from core.verdict import Finding, Sensitivity
 
 

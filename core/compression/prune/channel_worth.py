@@ -13,7 +13,7 @@ from core.errors import ModelpressError
 from core.network.network import Network
 from core.network.surgery import Group
 from core.network.surgery.cutting import owners
-from core.specs.prune import ChannelCriterion, ChannelPruning
+from core.specs.structured_pruning import ChannelCriterion, ChannelPruning
 
 _TINY = 1e-30
 

@@ -16,7 +16,7 @@ from core.errors import ModelpressError
 from core.findings import make_finding
 from core.network.network import Network
 from core.network.surgery import Channels, Costs, Group, outer_groups
-from core.specs.prune import ChannelPruning, Cost
+from core.specs.structured_pruning import ChannelPruning, Cost
 from core.verdict import Finding, Sensitivity
 
 _COSTS: Mapping[Cost, Callable[[Costs], int]] = {

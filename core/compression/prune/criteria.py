@@ -13,7 +13,7 @@ from core.compression.quantize.candidates import Candidate
 from core.compression.yardstick import Inputs, input_batches
 from core.errors import ModelpressError
 from core.network.network import Network
-from core.specs.prune import Criterion, MaskPruning
+from core.specs.mask_pruning import Criterion, MaskPruning
 
 # Samples whose gradients are summed before they are squared.
 FISHER_BATCH = 4

@@ -17,7 +17,7 @@ from core.compression.quantize.sensitivity import measure_layers
 from core.errors import ModelpressError
 from core.network.encodings import Dense, Elementwise, Encoding, Masked
 from core.network.network import Network
-from core.specs.prune import MaskPruning, VectorPruning, WeightPruning
+from core.specs.mask_pruning import MaskPruning, VectorPruning, WeightPruning
 from core.verdict import Sensitivity
 
 

@@ -8,7 +8,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from core.specs.prune import KernelPruning, MaskPruning, VectorPruning, WeightPruning
+from core.specs.mask_pruning import KernelPruning, MaskPruning, VectorPruning, WeightPruning
 
 
 @final

@@ -13,7 +13,7 @@ from core.resources.job import JobCreate, Range
 from core.services import estimates
 from core.specs.linear import LinearQuantization, WeightGrid
 from core.specs.recipe import Constraints, Limits, Recipe
-from core.specs.weight_bits import packed
+from core.specs.weight_bits import packed, stacked
 from tests.core.services.makers import described_dataset, described_model
 
 
@@ -175,3 +175,11 @@ def test_fewer_bits_make_a_smaller_file() -> None:
     # A scale for 64 weights is more than half a bit for each.
     assert three[0] == 3
     assert three[1] > 3.5
+
+
+def test_steps_of_several_families_each_save_their_share() -> None:
+    # A tenth of the weights under a mask, then a codebook of 16: 4 bits for each that stays, and where it is.
+    low, high = stacked([(3.2, 33.0), packed(4)])
+    assert low == pytest.approx(0.4)
+    assert packed(4)[1] < high < 6
+    assert stacked([packed(8)]) == packed(8)

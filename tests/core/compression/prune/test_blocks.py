@@ -17,7 +17,7 @@ from core.network.inspect import read
 from core.network.network import Network
 from core.network.share import copy_graph
 from core.network.surgery import choose_blocks, find_blocks
-from core.specs.prune import LayerPruning
+from core.specs.structured_pruning import LayerPruning
 from tests.core.compression.conftest import save
 
 WEIGHT_OF = (1.0, 0.01, 0.8, 0.1)

@@ -17,7 +17,7 @@ from core.network.export import export_onnx
 from core.network.inspect import read
 from core.network.network import Network
 from core.network.surgery import resize
-from core.specs.prune import ChannelPruning
+from core.specs.structured_pruning import ChannelPruning
 
 MakeContext = Callable[..., Context]
 

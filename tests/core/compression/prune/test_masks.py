@@ -16,7 +16,7 @@ from core.network.encodings import AffineInteger, Masked, packed_grid
 from core.network.export import export_onnx
 from core.network.inspect import read
 from core.network.network import Network
-from core.specs.prune import KernelPruning, MaskPruning, VectorPruning, WeightPruning
+from core.specs.mask_pruning import KernelPruning, MaskPruning, VectorPruning, WeightPruning
 
 MakeContext = Callable[..., Context]
 

@@ -1,0 +1,121 @@
+"""The specs of `prune.channels` and `prune.layers`: what is left is an ordinary network that is smaller."""
+
+from typing import ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from core.description import LayerDescription, ModelDescription
+from core.specs.base import Capability, Family, Needs, Spec, WorksOn
+from core.specs.mask_pruning import Share, refuse_both, unreadable
+from core.specs.named_layers import tell_unknown
+from core.specs.weight_bits import FLOAT, Bits
+
+ChannelCriterion = Literal["l1", "l2", "geometric_median", "fisher", "random"]
+Cost = Literal["parameters", "macs", "bytes"]
+
+
+class ChannelPruning(Spec):
+    """Output channels, hidden units and attention heads are taken away: the network that is left is an ordinary one.
+
+    What belongs together goes together, through sums, concatenations, norms, grouped convolutions and attention, and
+    every weight that reads what goes loses its inputs. Costs are those of the exact shapes that are left. Without
+    training, quality falls quickly; let `finetune` or `distill.logits` follow.
+    """
+
+    title: ClassVar[str] = "Pruning of channels"
+    family: ClassVar[Family] = "prune"
+    needs: ClassVar[Needs] = Needs(data=True, labels=False, training=False, synthetic=True)
+    example: ClassVar[dict[str, object]] = {"method": "prune.channels", "keep": 0.5, "of": "macs"}
+    works_on: ClassVar[WorksOn] = "network"
+
+    method: Literal["prune.channels"] = "prune.channels"
+    keep: Share = Field(0.5, description="Share of the costs that are left at most.")
+    of: Cost = Field("macs", description="The costs: parameters, multiply-adds of one sample, or bytes of weights.")
+    criterion: ChannelCriterion = Field(
+        "fisher",
+        description="What is weak. l1, l2: small weights. geometric_median: weights close to those of other channels "
+        "(arXiv 1811.00250). fisher: the expected square of what the loss changes by without the channel, to first "
+        "order, without labels (arXiv 1906.10771). random: the control.",
+    )
+    ranking: Literal["global", "layer"] = Field(
+        "global", description="Whether all channels are compared, or each layer loses the same share."
+    )
+    least: Share = Field(
+        0.1,
+        description="Share of each group of channels that stays whatever they are worth, where `layers` says nothing.",
+    )
+    multiple: Literal["auto", "none"] = Field(
+        "auto", description="auto: widths from 16 on are multiples of 4, from 32 on of 8, which kernels like."
+    )
+    samples: int = Field(512, ge=1, le=100_000, description="Calibration samples for `fisher`, in samples.")
+    layers: dict[str, Share] = Field({}, description="By name of a layer, the share of its output channels that stays.")
+    protect: tuple[str, ...] = Field((), description="Names of layers that keep all their output channels.")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        refuse_both(self.layers, self.protect)
+        return self
+
+    def calibration_samples(self) -> int:
+        """None for criteria that look at the weights alone."""
+        return self.samples if self.criterion == "fisher" else 0
+
+    def weight_bits(self, layer: LayerDescription) -> Bits:  # noqa: ARG002  of all layers together
+        """Of the weights that a layer had: the share that is asked for, or a guess where other costs are."""
+        low, high = (self.keep / 4, 1.0) if self.of == "macs" else (0.7 * self.keep, self.keep)
+        return FLOAT * low, FLOAT * high
+
+    def requires(self, description: ModelDescription) -> Capability:
+        """A network with a layer of several outputs; layers that are named must exist."""
+        if description.mode == "onnx_only":
+            return unreadable(description)
+        if why := tell_unknown(description, layers=self.layers, protect=self.protect):
+            return Capability(ok=False, why=why)
+        weighty = tuple(layer.name for layer in description.layers if layer.parameters)
+        if len(weighty) < 2:
+            return Capability(
+                ok=False, why="Channels lie between two layers with weights, and this network has no two of them."
+            )
+        if not set(weighty) - set(self.protect):
+            return Capability(ok=False, why="Every layer that could be pruned is protected.")
+        return Capability(ok=True, layers=weighty)
+
+
+class LayerPruning(Spec):
+    """Whole residual blocks or transformer layers are left out, those first without which the answers change least.
+
+    Every block is tried: what is left is an ordinary network of fewer layers. Let training follow.
+    """
+
+    title: ClassVar[str] = "Pruning of layers"
+    family: ClassVar[Family] = "prune"
+    needs: ClassVar[Needs] = Needs(data=True, labels=False, training=False, synthetic=True)
+    example: ClassVar[dict[str, object]] = {"method": "prune.layers", "keep": 0.75}
+    works_on: ClassVar[WorksOn] = "network"
+
+    method: Literal["prune.layers"] = "prune.layers"
+    keep: Share = Field(0.75, description="Share of the blocks that stays; at least one goes and one stays.")
+    criterion: Literal["answers", "even"] = Field(
+        "answers",
+        description="answers: what the answers lose in signal to noise without the block, tried anew after each one "
+        "that goes. even: spread over the depth (arXiv 1910.01108, section 3).",
+    )
+    samples: int = Field(256, ge=1, le=100_000, description="Samples of a trial, in samples.")
+    protect: tuple[str, ...] = Field((), description="Names of blocks that stay, as the log and the plan have them.")
+
+    def calibration_samples(self) -> int:
+        """None where blocks are spread evenly."""
+        return self.samples if self.criterion == "answers" else 0
+
+    def requires(self, description: ModelDescription) -> Capability:
+        """A network; whether it has blocks is seen in its graph."""
+        if description.mode == "onnx_only":
+            return unreadable(description)
+        weighty = tuple(layer.name for layer in description.layers if layer.parameters)
+        if len(weighty) < 2:
+            return Capability(ok=False, why="A network of one layer has no block that could be left out.")
+        return Capability(ok=True, layers=weighty)
+
+    def weight_bits(self, layer: LayerDescription) -> Bits:  # noqa: ARG002  of all layers together
+        """Of the weights that a layer had, about the share that is asked for."""
+        return FLOAT * self.keep / 4, FLOAT
