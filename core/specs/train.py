@@ -105,7 +105,9 @@ class Finetune(Training, Spec):
     gradients summed by centroid where they are shared (Han et al. 2016, arXiv 1510.00149). After `quantize.linear` this
     is quantization-aware training. The loss follows the task: cross-entropy, of every class for itself where there may
     be several, of every token, or squared error. The best weights by the validation split are kept, which may be those
-    from before. Batch norms are part of their layers where they can be, and then have no statistics to follow.
+    from before. A network that knows its training samples by heart forgets while it learns from labels; then
+    `distill.logits` learns from the original's answers instead. Batch norms are part of their layers where they can be,
+    and then have no statistics to follow.
     """
 
     title: ClassVar[str] = "Fine-tuning"
