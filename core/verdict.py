@@ -101,11 +101,19 @@ class ItemisedBytes(Shown):
     graph: int = 0
 
 
+class CurvePoint(Shown):
+    """What pruning one layer costs where a share of it is kept; no increase where the loss is no number."""
+
+    kept: float
+    loss_increase: float | None
+
+
 class Sensitivity(Shown):
-    """What quantizing only this layer costs: increase of the loss, and signal to noise of the output in dB."""
+    """What compressing only this layer costs: increase of the loss, and signal to noise of the output in dB."""
 
     loss_increase: float | None = None
     sqnr_db: float | None = None
+    curve: tuple[CurvePoint, ...] = Field((), description="Of a pruned layer the increase at shares that are kept.")
 
 
 class LayerVerdict(Shown):
@@ -114,7 +122,8 @@ class LayerVerdict(Shown):
     name: str
     kind: str
     encoding: str
-    shape: str
+    shape: str = Field(description="The weight's shape in the result.")
+    shape_before: str = Field("", description="Its shape in the original where that is another one.")
     sensitivity: Sensitivity
     bytes_before: int
     bytes: int

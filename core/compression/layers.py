@@ -1,6 +1,6 @@
 """The table of layers in a verdict: what each is stored as, and in how many bytes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import nn
 
@@ -44,19 +44,24 @@ def _row(
     }
     # Encoded or not, the weight's encoding names the layer's.
     main = encodings.get("weight") or next(iter(encodings.values()), None)
-    shape = described.weight_shape
+    shape, before = described.weight_shape, ""
     weights = [getattr(module, "weight", None) for module in (old, new)]
     if weights[0] is not None and weights[1] is not None and weights[0].shape != weights[1].shape:
-        shape = tuple(weights[1].shape)
+        shape, before = tuple(weights[1].shape), _tell(weights[0].shape)
     return LayerVerdict(
         name=described.name,
         kind=described.kind,
         encoding=REMOVED if new is None else "float32" if main is None else main.name,
-        shape="×".join(str(size) for size in shape),
+        shape=_tell(shape),
+        shape_before=before,
         sensitivity=sensitivities.get(described.name, Sensitivity()),
         bytes_before=sum(parameter.numel() * 4 for parameter in old.parameters(recurse=False)) if old else 0,
         bytes=sum(_total(encoding.bytes()) for encoding in encodings.values()),
     )
+
+
+def _tell(shape: Sequence[int]) -> str:
+    return "×".join(str(size) for size in shape)
 
 
 def _total(items: ItemisedBytes) -> int:

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from core.compression.context import Context
 from core.compression.method import Method, Report
+from core.compression.prune.channel_map import kept_outputs
 from core.compression.prune.channel_worth import layer_of, layers_of, outputs_of, weigh_channels
+from core.compression.prune.curves import measure_curves, with_curves
 from core.compression.prune.widths import Bounds, Choice, Widths, choose_alike, choose_together
 from core.compression.quantize.sensitivity import measure_layers
 from core.errors import ModelpressError
@@ -17,7 +19,7 @@ from core.findings import make_finding
 from core.network.network import Network
 from core.network.surgery import Channels, Costs, Group, outer_groups
 from core.specs.structured_pruning import ChannelPruning, Cost
-from core.verdict import Finding, Sensitivity
+from core.verdict import CurvePoint, Finding, Sensitivity
 
 _COSTS: Mapping[Cost, Callable[[Costs], int]] = {
     "parameters": lambda costs: costs.parameters,
@@ -38,13 +40,14 @@ class ChannelPruner(Method[ChannelPruning]):
     def apply(self, network: Network, spec: ChannelPruning, context: Context) -> tuple[Network, Report]:
         """Cut a copy; raises `unsupported_layer`, `missing_data`, `non_finite`."""
         channels = Channels(network)
-        keep = _recorded(channels, context)
+        keep, curves = _recorded(channels, context), {}
         if keep is None:
             groups = _choose_groups(channels, spec)
             worth = weigh_channels(network, groups, spec, context)
             context.progress(0.4, f"Choosing the widths of {len(groups)} groups")
             widths = _choose(channels, worth, spec).widths
             keep = {group: _best(worth[group], width) for group, width in widths.items() if width < group.size}
+            curves = _measure_curves(channels, worth, context)
         choice = _account(channels, keep, spec)
         sensitivities = self._measure(channels, keep, context)
         result = channels.resize(keep)
@@ -52,16 +55,19 @@ class ChannelPruner(Method[ChannelPruning]):
         context.log(_tell(channels, choice, costs, spec))
         report = Report(
             layers=layers_of(network, keep),
-            sensitivities=sensitivities,
+            sensitivities=with_curves(sensitivities, curves),
             findings=() if choice.reached else (_missed(channels, choice, spec),),
-            plan={"kept": {group.name: list[JsonValue](map(int, kept)) for group, kept in keep.items()}},
+            plan={
+                "kept": {group.name: list[JsonValue](map(int, kept)) for group, kept in keep.items()},
+                "outputs": {path: list[JsonValue](kept) for path, kept in kept_outputs(channels, keep).items()},
+            },
         )
         context.progress(1.0, f"{sum(group.size - len(kept) for group, kept in keep.items())} channels removed")
         return result, report
 
     def _measure(self, channels: Channels, keep: Mapping[Group, Tensor], context: Context) -> dict[str, Sensitivity]:
         """What cutting each group alone costs, by the layer that names it."""
-        if context.dataset is None or not context.dataset.count("calibration"):
+        if not _has_samples(context):
             return {}
         by_layer: dict[str, dict[Group, Tensor]] = {}
         for group, kept in keep.items():
@@ -70,7 +76,28 @@ class ChannelPruner(Method[ChannelPruning]):
         def build(layers: frozenset[str]) -> Network:
             return channels.resize({group: kept for layer in layers for group, kept in by_layer[layer].items()})
 
-        return measure_layers(channels.network, build, by_layer, context, span=(0.4, 0.9))
+        return measure_layers(channels.network, build, by_layer, context, span=(0.6, 0.9))
+
+
+def _measure_curves(
+    channels: Channels, worth: Mapping[Group, Tensor], context: Context
+) -> dict[str, tuple[CurvePoint, ...]]:
+    """What cutting the groups of each layer alone costs, by the share of them that stays."""
+    if not _has_samples(context):
+        return {}
+    by_layer: dict[str, list[Group]] = {}
+    for group in worth:
+        by_layer.setdefault(layer_of(group), []).append(group)
+
+    def build(layer: str, share: float) -> Network:
+        widths = {group: max(round(share * group.size), 1) for group in by_layer[layer]}
+        return channels.resize({group: _best(worth[group], width) for group, width in widths.items()})
+
+    return measure_curves(channels.network, build, by_layer, context, span=(0.4, 0.6))
+
+
+def _has_samples(context: Context) -> bool:
+    return context.dataset is not None and context.dataset.count("calibration") > 0
 
 
 def _recorded(channels: Channels, context: Context) -> dict[Group, Tensor] | None:

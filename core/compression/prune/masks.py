@@ -1,6 +1,7 @@
 """`prune.weights`, `prune.vectors` and `prune.kernels`: weights that go become zero, those that stay are stored."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import cast, final
 
 from pydantic import JsonValue
@@ -10,6 +11,7 @@ from core.compression.context import Context
 from core.compression.matrices import PRODUCTS, Product, as_matrix, as_weight
 from core.compression.method import Method, Report
 from core.compression.prune.criteria import weigh
+from core.compression.prune.curves import measure_curves, with_curves
 from core.compression.prune.ranking import Scored, keep_n_of_m, keep_of_all, keep_of_each, keep_of_outputs
 from core.compression.prune.units import units_of
 from core.compression.quantize.candidates import Candidate, find_candidates, put_encodings
@@ -30,7 +32,8 @@ class MaskPruner(Method[MaskPruning]):
         candidates, left_out = _find(network, spec)
         values = weigh(network, candidates, spec, context)
         context.progress(0.5, f"Ranking the weights of {len(candidates)} layers")
-        masks = choose_masks(candidates, values, spec)
+        ranked = rank_units(candidates, values, spec)
+        masks = choose_masks(candidates, ranked, spec)
         encodings = {each.name: _masked(each, masks[each.name]) for each in candidates}
         of_layer = {each.path: each.name for each in candidates}
 
@@ -39,7 +42,9 @@ class MaskPruner(Method[MaskPruning]):
 
         sensitivities: dict[str, Sensitivity] = {}
         if context.dataset is not None and context.dataset.count("calibration"):
-            sensitivities = measure_layers(network, build, of_layer, context, span=(0.5, 0.95))
+            sensitivities = measure_layers(network, build, of_layer, context, span=(0.5, 0.8))
+            curves = measure_curves(network, _builder(network, ranked, spec, of_layer), of_layer, context, (0.8, 0.95))
+            sensitivities = with_curves(sensitivities, curves)
         shares = {path: _share(masks[name]) for path, name in of_layer.items()}
         context.log(_tell(masks, left_out))
         report = Report(
@@ -51,34 +56,66 @@ class MaskPruner(Method[MaskPruning]):
         return build(frozenset(of_layer)), report
 
 
+@final
+@dataclass(frozen=True)
+class Ranked:
+    """A weight's units in the shape (outputs, inputs of a group, taps …), and the score that they are ranked by."""
+
+    candidate: Candidate
+    scored: Scored
+    score: Tensor
+
+    def mask(self, kept: Tensor) -> Tensor:
+        """Which numbers of the weight stay with these units: booleans in the weight's own shape."""
+        return _stored(cast("Product", self.candidate.layer), self.scored.mask(kept))
+
+
+def rank_units(candidates: tuple[Candidate, ...], values: Mapping[str, Tensor], spec: MaskPruning) -> dict[str, Ranked]:
+    """What the spec ranks, of each weight by its name."""
+    ranked = {}
+    for each in candidates:
+        worth = _outputs_first(cast("Product", each.layer), values[each.name])
+        scored = Scored.of(units_of(spec, worth.shape), worth)
+        ranked[each.name] = Ranked(each, scored, scored.lamp() if spec.criterion == "lamp" else scored.mean)
+    return ranked
+
+
 def choose_masks(
-    candidates: tuple[Candidate, ...], values: Mapping[str, Tensor], spec: MaskPruning
+    candidates: tuple[Candidate, ...], ranked: Mapping[str, Ranked], spec: MaskPruning
 ) -> dict[str, Tensor]:
     """Of each weight, by name, which numbers stay: booleans in its shape."""
-    layers = {each.name: cast("Product", each.layer) for each in candidates}
-    scored = {}
-    for name, layer in layers.items():
-        worth = _outputs_first(layer, values[name])
-        scored[name] = Scored.of(units_of(spec, worth.shape), worth)
-    scores = {name: each.lamp() if spec.criterion == "lamp" else each.mean for name, each in scored.items()}
     own = {each.name for each in candidates if each.path in spec.layers}
     kept: dict[str, Tensor] = {}
     if spec.compares_layers:
-        together = {name: score for name, score in scores.items() if name not in own}
-        kept = keep_of_all(together, scored, spec.keep) if together else {}
+        together = [name for name in ranked if name not in own]
+        scores, scored = ({name: getattr(ranked[name], part) for name in together} for part in ("score", "scored"))
+        kept = keep_of_all(scores, scored, spec.keep) if together else {}
     for each in candidates:
         if each.name not in kept:
-            kept[each.name] = _keep(scores[each.name], each.path, spec)
-    return {name: _stored(layers[name], scored[name].mask(kept[name])) for name in layers}
+            kept[each.name] = _keep(ranked[each.name].score, spec.share_of(each.path), spec)
+    return {name: each.mask(kept[name]) for name, each in ranked.items()}
 
 
-def _keep(score: Tensor, path: str, spec: MaskPruning) -> Tensor:
+def _keep(score: Tensor, share: float, spec: MaskPruning) -> Tensor:
     """The units of one weight that stay, where it is ranked by itself."""
     if isinstance(spec, WeightPruning) and spec.n is not None and spec.m is not None:
-        return keep_n_of_m(score, spec.n, spec.m)
+        return keep_n_of_m(score, max(round(share * spec.m), 1), spec.m)
     if spec.ranking == "output":
-        return keep_of_outputs(score, spec.share_of(path))
-    return keep_of_each(score, spec.share_of(path))
+        return keep_of_outputs(score, share)
+    return keep_of_each(score, share)
+
+
+def _builder(
+    network: Network, ranked: Mapping[str, Ranked], spec: MaskPruning, of_layer: Mapping[str, str]
+) -> Callable[[str, float], Network]:
+    """What masks one layer alone so that a share of it stays."""
+
+    def build(path: str, share: float) -> Network:
+        each = ranked[of_layer[path]]
+        mask = each.mask(_keep(each.score, share, spec))
+        return put_encodings(network, {each.candidate.name: _masked(each.candidate, mask)})
+
+    return build
 
 
 def _find(network: Network, spec: MaskPruning) -> tuple[tuple[Candidate, ...], tuple[str, ...]]:

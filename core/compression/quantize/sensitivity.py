@@ -65,7 +65,7 @@ def measure_layers(
     split = choosing_split(dataset)
     size = network.inputs[0].shape[0] if network.inputs[0].shape else 1
     effort = effort_for(len(names), describe(network).macs, size if isinstance(size, int) else 1)
-    tried = _spread(sorted(names), effort.layers)
+    tried = spread(sorted(names), effort.layers)
     if len(tried) < len(names):
         text = (
             f"The network is large: {len(tried)} of {len(names)} layers are tried alone, on {effort.samples} samples."
@@ -84,7 +84,7 @@ def measure_layers(
     return found
 
 
-def _spread(names: Sequence[str], count: int) -> list[str]:
+def spread(names: Sequence[str], count: int) -> list[str]:
     """So many of the names, at even distances, the first and the last among them."""
     if count >= len(names):
         return list(names)
