@@ -6,7 +6,8 @@ FOLDER is where `pip install --no-deps --target FOLDER magika==1.0.3 rapid-orien
 networks, which are compared on inputs that are drawn. NNCF takes part where it can be imported, OpenVINO where it is
 installed. A network whose rows are in FILE already is not measured again.
 
-Every file is timed interleaved with all others in both runtimes; a speed-up is against the original in its fastest
+Every file is timed interleaved with all others in both runtimes, ours in the one that its job was
+for; a speed-up is against the original in its fastest
 runtime at that batch size, with the 95 % interval of the ratio. Quality is of the file in the runtime, with its paired
 95 % interval. `simulated` is how far the quality is from that of the same file computed in floats, node by node.
 """
@@ -36,7 +37,7 @@ from core.compression.quantize.saturation import kernels_saturate
 from core.data.dataset import Dataset, open_dataset
 from core.data.synthetic import Known, synthesise
 from core.description import DatasetSpec, InputMapping, SplitArrays
-from core.measure.engine import ONNXRUNTIME, OPENVINO, PACKAGES, RuntimeName, bind_file, has_runtime
+from core.measure.engine import ONNXRUNTIME, OPENVINO, PACKAGES, RuntimeName, bind_file, has_runtime, keep_able
 from core.measure.feeds import make_feed
 from core.measure.host import describe_host
 from core.measure.kernels import add_unseen, find_kernels
@@ -80,6 +81,8 @@ DRAWN = 64
 NNCF_SAMPLES = 300
 SIMULATED = 2000
 MODELPRESS = "modelpress"
+# Our files, by the runtime that their job was for.
+OWN: dict[str, RuntimeName] = {MODELPRESS: ONNXRUNTIME, "modelpress openvino": OPENVINO}
 # Bars 23 and 24.
 LEAST_REACHED = 0.7
 MOST_CONVERSIONS = 0.15
@@ -168,7 +171,7 @@ def data_of(name: str, folder: Path, work: Path) -> tuple[Path, DatasetSpec]:
 def make_files(stand: Stand, work: Path) -> dict[str, Path]:
     """The quantized files by method, the original first; who cannot take a network is told and left out."""
     files = {"original": stand.model}
-    makers = {MODELPRESS: run_job, "onnxruntime": call_onnxruntime, "onnxruntime default": call_onnxruntime}
+    makers = {**dict.fromkeys(OWN, run_job), "onnxruntime": call_onnxruntime, "onnxruntime default": call_onnxruntime}
     if find_spec("nncf"):
         makers["nncf"] = call_nncf
     for method, make in makers.items():
@@ -181,11 +184,11 @@ def make_files(stand: Stand, work: Path) -> dict[str, Path]:
     return files
 
 
-def run_job(stand: Stand, folder: Path, _: str) -> Path:
+def run_job(stand: Stand, folder: Path, method: str) -> Path:
     job = RunJob(
         job="job_benchmark",
         recipe=Recipe(steps=(LinearQuantization(calibration={"samples": DRAWN if stand.spec is None else SAMPLES}),)),
-        target=Target(batch_sizes=(1,)),
+        target=Target(runtime=OWN[method], batch_sizes=(1,)),
         constraints=Constraints(),
         seed=0,
         model=(staged(stand.model),),
@@ -232,31 +235,50 @@ def compare(stand: Stand, work: Path, runs: int) -> Iterator[Row]:
     sizes = inspect(stand.model).counted_at
     fixed = fixed_batch(session)
     feeds = {batch: make_feed(session, stand.dataset, batch, sizes) for batch in ((fixed,) if fixed else (1, 32))}
-    timed = {batch: time_files(files, runtimes, feed, runs) for batch, feed in feeds.items()}
+    keys = [
+        (method, runtime) for method in files for runtime in runtimes if fits(stand, files, (method, runtime), feeds)
+    ]
+    timed = {batch: time_files(files, keys, feed, runs) for batch, feed in feeds.items()}
     roofs = {runtime: measure_roofline(runtime, 1) for runtime in runtimes}
     stripped = {method: measure_size(path).stripped for method, path in files.items()}
     large = feeds[max(feeds)]
-    for method, path in files.items():
-        for runtime in runtimes:
-            row = Row(stand.name, method, PACKAGES[runtime], stripped["original"] / stripped[method])
-            for batch, series in timed.items():
-                fastest = min((series["original", name] for name in runtimes), key=lambda each: np.median(each.runs))
-                ratio, interval = ratio_of(fastest.runs, series[method, runtime].runs)
-                row.milliseconds[str(batch)] = float(np.median(series[method, runtime].runs)) / 1e6
-                row.speedup[str(batch)] = (ratio, interval.low, interval.high)
-            row.planned_ratio = planned_peak_bytes(path, large) / planned_peak_bytes(stand.model, large)
-            before, after = probe_pair(stand.model, path, large, Probe(runtime, 1))
-            row.rss = (before.peak_rss_bytes, after.peak_rss_bytes, max(before.spread_bytes, after.spread_bytes))
-            if method != "original":
-                weigh(row, path, runtime, feeds, roofs[runtime])
-                judge(row, stand, path, runtime)
-            yield row
+    for method, runtime in keys:
+        path = files[method]
+        row = Row(
+            stand.name,
+            MODELPRESS if method in OWN else method,
+            PACKAGES[runtime],
+            stripped["original"] / stripped[method],
+        )
+        for batch, series in timed.items():
+            floats = [series[key] for key in keys if key[0] == "original"]
+            fastest = min(floats, key=lambda each: np.median(each.runs))
+            ratio, interval = ratio_of(fastest.runs, series[method, runtime].runs)
+            row.milliseconds[str(batch)] = float(np.median(series[method, runtime].runs)) / 1e6
+            row.speedup[str(batch)] = (ratio, interval.low, interval.high)
+        row.planned_ratio = planned_peak_bytes(path, large) / planned_peak_bytes(stand.model, large)
+        before, after = probe_pair(stand.model, path, large, Probe(runtime, 1))
+        row.rss = (before.peak_rss_bytes, after.peak_rss_bytes, max(before.spread_bytes, after.spread_bytes))
+        if method != "original":
+            weigh(row, path, runtime, feeds, roofs[runtime])
+            judge(row, stand, path, runtime)
+        yield row
+
+
+def fits(stand: Stand, files: dict[str, Path], key: tuple[str, RuntimeName], feeds: dict[int, Feed]) -> bool:
+    """Whether a file is timed in a runtime: ours in the one that it was made for, and any where it can be opened."""
+    method, runtime = key
+    if OWN.get(method, runtime) != runtime:
+        return False
+    if keep_able((runtime,), files[method], feeds.values(), 1):
+        return True
+    print(f"{stand.name:18} {method}: {PACKAGES[runtime]} cannot run the file", flush=True)
+    return False
 
 
 def time_files(
-    files: dict[str, Path], runtimes: list[RuntimeName], feed: Feed, runs: int
+    files: dict[str, Path], keys: list[tuple[str, RuntimeName]], feed: Feed, runs: int
 ) -> dict[tuple[str, RuntimeName], Series]:
-    keys = [(method, runtime) for method in files for runtime in runtimes]
     makers = [lambda key=key: bind_file(key[1], files[key[0]], feed, 1) for key in keys]
     return dict(zip(keys, time_calls(makers, math.ceil(runs / BLOCKS)), strict=True))
 

@@ -34,6 +34,8 @@ GRID_BITS = (4, 5, 6, 7, 8, 16)
 _CONTAINER = "Module"
 _GRID = "ActivationGrid"
 _DYNAMIC = "DynamicGrid"
+# Of a grid, where they hold.
+_FLAGS = ("power_of_two", "signed")
 
 
 class StoredLayer(BaseModel):
@@ -66,7 +68,8 @@ def build_layer(stored: StoredLayer) -> nn.Module:
     if stored.kind == _CONTAINER:
         return nn.Module()
     if stored.kind == _GRID:
-        return ActivationGrid(1.0, 0, _bits(stored), power_of_two=stored.settings.get("power_of_two") is True)
+        flags = {name: stored.settings.get(name) is True for name in _FLAGS}
+        return ActivationGrid(1.0, 0, _bits(stored), **flags)
     if stored.kind == _DYNAMIC:
         return DynamicGrid()
     if stored.kind not in _LAYERS:
@@ -80,7 +83,7 @@ def build_layer(stored: StoredLayer) -> nn.Module:
 def _grid_settings(grid: ActivationGrid) -> dict[str, JsonValue]:
     """What is not usual: a grid of 8 bits whose scale is any number has no settings."""
     bits: dict[str, JsonValue] = {} if grid.bits == BYTE_BITS else {"bits": grid.bits}
-    return bits | ({"power_of_two": True} if grid.power_of_two else {})
+    return bits | {name: True for name in _FLAGS if getattr(grid, name)}
 
 
 def _bits(stored: StoredLayer) -> int:

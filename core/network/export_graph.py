@@ -152,6 +152,8 @@ def is_shared(module: fx.GraphModule, weight: Tensor) -> bool:
 
 def _expand_activation(module: fx.GraphModule, node: fx.Node, grid: ActivationGrid) -> None:
     graph = module.graph
+    if grid.signed:
+        module.get_submodule(str(node.target))._buffers["zero_point"] = torch.tensor(0, dtype=torch.int8)
     with graph.inserting_before(node):
         scale, zero = graph.get_attr(f"{node.target}.scale"), graph.get_attr(f"{node.target}.zero_point")
         integers = graph.call_function(operators.QUANTIZE, (node.args[0], scale, zero))

@@ -67,7 +67,11 @@ class ActivationGrid(Asked):
         description="Bits of an activation. Below 8, 8-bit integers that use fewer levels; 16 bits have no kernels: "
         "layers run on floats that are rounded before, which takes longer than floats alone.",
     )
-    symmetric: bool = Field(False, description="Around zero; where nothing is negative, from zero upwards.")
+    symmetric: bool | Literal["auto"] = Field(
+        "auto",
+        description="Around zero; where nothing is negative, from zero upwards. auto: where the "
+        "job is for OpenVINO, which multiplies such integers faster, and values reach far to both sides.",
+    )
     scale: Scale = Field("float", description="power_of_two: with the exponent of the least squared error.")
     mode: Literal["static", "dynamic"] = Field(
         "static",
@@ -77,7 +81,7 @@ class ActivationGrid(Asked):
 
     @model_validator(mode="after")
     def _check_dynamic(self) -> Self:
-        if self.mode == "dynamic" and (self.bits != 8 or self.symmetric or self.scale != "float"):
+        if self.mode == "dynamic" and (self.bits != 8 or self.symmetric is True or self.scale != "float"):
             raise ValueError("dynamic activations have the runtime's own 8-bit grid: asymmetric, with a float scale")
         return self
 

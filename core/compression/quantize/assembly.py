@@ -26,7 +26,8 @@ class Plan:
     """All that decides a quantized network.
 
     `layers` are quantized, `weights` has their integers by path; `rounded` are those whose input is rounded as
-    `activations` says, in static mode to the `ranges` of values by node name; `corrections` are changes of biases.
+    `activations` says, in static mode to the `ranges` of values by node name, and if `signed` as int8 around 0 where
+    zero is in the middle; `corrections` are changes of biases.
     """
 
     layers: frozenset[str]
@@ -34,6 +35,7 @@ class Plan:
     rounded: frozenset[str] = frozenset()
     activations: linear.ActivationGrid = USUAL
     ranges: Mapping[str, Range] = field(default_factory=dict)
+    signed: bool = False
     corrections: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -59,7 +61,7 @@ def assemble(network: Network, plan: Plan) -> Network:
         _insert_dynamic(graph, [path for path in rounded if plan.weights[path].has_kernel])
     else:
         placement = placement_of(network, rounded)
-        grids = {source: _grid(plan.ranges[source], plan.activations) for source in placement.sources}
+        grids = {source: _grid(plan, source) for source in placement.sources}
         inputs = _integer_inputs(network, rounded, placement, grids)
         _insert_grids(graph, placement, grids)
     for node in graph.graph.nodes:
@@ -70,8 +72,10 @@ def assemble(network: Network, plan: Plan) -> Network:
     return made
 
 
-def _grid(ends: Range, asked: linear.ActivationGrid) -> ActivationGrid:
-    return ActivationGrid.of_range(*ends, asked.bits, power_of_two=asked.scale == "power_of_two")
+def _grid(plan: Plan, source: str) -> ActivationGrid:
+    asked = plan.activations
+    power_of_two = asked.scale == "power_of_two"
+    return ActivationGrid.of_range(*plan.ranges[source], asked.bits, power_of_two=power_of_two, signed=plan.signed)
 
 
 def _integer_inputs(

@@ -16,7 +16,7 @@ from core.compression.quantize.calibration import watch
 from core.compression.quantize.candidates import Candidate, find_candidates
 from core.compression.quantize.encoded_weights import WeightRounder, tell_samples
 from core.compression.quantize.linear_record import Recorded, read_record, write_record
-from core.compression.quantize.ranges import USUAL, Range, choose_range
+from core.compression.quantize.ranges import USUAL, Range, choose_range, settle_symmetry
 from core.compression.quantize.rescaling import rescale
 from core.compression.quantize.saturation import GRIDS, kernels_saturate
 from core.compression.quantize.sensitivity import keep_float, measure_layers, rank
@@ -24,6 +24,7 @@ from core.compression.quantize.weights import Chosen, Trial, choose_grid, repeat
 from core.compression.yardstick import Yardstick, choosing_split, input_batches
 from core.errors import ModelpressError
 from core.findings import make_finding
+from core.measure.engine import OPENVINO
 from core.measure.runtime import open_session, run_session
 from core.network.encodings import Grid, Masked
 from core.network.export import export_onnx
@@ -84,6 +85,8 @@ class _Job:
         self._candidates, self.left_out = find_candidates(network, spec.keep_float, takes=spec.takes)
         _refuse_masks(network, self._candidates, spec)
         self._rounder = WeightRounder(network, self._candidates, spec, context)
+        # onnxruntime multiplies unsigned activations, OpenVINO those without a zero point.
+        self._signed = context.target.runtime == OPENVINO
         layers = {each.path: each.layer for each in self._candidates}
         self._rounded = frozenset(
             path for path, layer in layers.items() if spec.rounds_input(path) and can_round(layer, spec.activations)
@@ -99,6 +102,7 @@ class _Job:
             weights=weights.integers,
             rounded=self._rounded,
             activations=self._spec.activations or USUAL,
+            signed=self._signed,
             ranges=ranges,
             corrections=weights.corrections,
         )
@@ -116,7 +120,11 @@ class _Job:
         batches = input_batches(self._network, dataset, "calibration", limit=limit)
         told = tell_samples(batches, limit, lambda share, text: self._context.progress(0.1 * share, text), "Ranges")
         histograms = watch(self._network.graph, sources, told)
-        ranges = {source: choose_range(each, self._spec.calibration, asked) for source, each in histograms.items()}
+        settle = settle_symmetry if self._signed else lambda _, grid: grid
+        ranges = {
+            source: choose_range(each, self._spec.calibration, settle(each, asked))
+            for source, each in histograms.items()
+        }
         self._context.progress(0.1, f"Ranges of {len(ranges)} values from {limit} samples")
         return ranges
 

@@ -23,7 +23,7 @@ class LearningGrid(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(grid.scale.detach().clone())
         self.register_buffer("zero_point", grid.zero_point.detach().clone())
-        self._bits, self._top, self._power_of_two = grid.bits, grid.top, grid.power_of_two
+        self._bits, self._top, self._power_of_two, self._signed = grid.bits, grid.top, grid.power_of_two, grid.signed
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid, bit for bit as `ActivationGrid` puts it there."""
@@ -40,7 +40,7 @@ class LearningGrid(nn.Module):
     def grid(self) -> ActivationGrid:
         """The grid as it is now."""
         scale, zero = float(self.step().detach()), int(self.get_buffer("zero_point"))
-        return ActivationGrid(scale, zero, self._bits, power_of_two=self._power_of_two)
+        return ActivationGrid(scale, zero, self._bits, power_of_two=self._power_of_two, signed=self._signed)
 
 
 @final

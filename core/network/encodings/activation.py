@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 BYTE_BITS = 8
+# The integer of 0 … 255 that is 0 of −128 … 127.
+SIGNED_ZERO = 128
 SMALLEST_SCALE = 2.0**-80
 
 
@@ -14,33 +16,45 @@ class ActivationGrid(nn.Module):
     """Rounds a tensor of any shape to 2^bits values: one scale, one zero point (arXiv 1712.05877, eq. 1).
 
     Of fewer than 8 bits the integers are the lowest of uint8, of more they are uint16. With `power_of_two` the scale is
-    a power of two, and stays such when it is trained.
+    a power of two, and stays such when it is trained. `signed` is for 8 bits whose zero point is 128: files hold int8
+    around 0, which is the same grid and, in some runtimes, without the cost of a zero point.
     """
 
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, scale: float, zero_point: int, bits: int = BYTE_BITS, *, power_of_two: bool = False) -> None:
+    def __init__(
+        self,
+        scale: float,
+        zero_point: int,
+        bits: int = BYTE_BITS,
+        *,
+        power_of_two: bool = False,
+        signed: bool = False,
+    ) -> None:
         super().__init__()
         self.bits = bits
         self.power_of_two = power_of_two
+        self.signed = signed
         storage = torch.uint8 if bits <= BYTE_BITS else torch.uint16
         self.register_buffer("scale", torch.tensor(scale, dtype=torch.float32))
         self.register_buffer("zero_point", torch.tensor(zero_point, dtype=storage))
 
     @classmethod
     def of_range(
-        cls, low: float, high: float, bits: int = BYTE_BITS, *, power_of_two: bool = False
+        cls, low: float, high: float, bits: int = BYTE_BITS, *, power_of_two: bool = False, signed: bool = False
     ) -> "ActivationGrid":
         """The grid that spans `low` … `high`, widened to hold zero, which must be exact because padding is zero.
 
-        With `power_of_two` the ends must be such that the scale is one.
+        With `power_of_two` the ends must be such that the scale is one. `signed` holds where zero is in the middle.
         """
         low, high = min(low, 0.0), max(high, 0.0)
         top = 2**bits - 1
         # Of a value that is always zero nothing is known; 1 keeps products of scales far from underflow.
         scale = max((high - low) / top, SMALLEST_SCALE) if high > low else 1.0
-        return cls(scale, round(min(max(-low / scale, 0.0), top)), bits, power_of_two=power_of_two)
+        zero = round(min(max(-low / scale, 0.0), top))
+        signed = signed and bits == BYTE_BITS and zero == SIGNED_ZERO
+        return cls(scale, zero, bits, power_of_two=power_of_two, signed=signed)
 
     @property
     def top(self) -> int:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.compression.quantize.observers import BINS, Histogram
-from core.compression.quantize.ranges import choose_range
+from core.compression.quantize.ranges import choose_range, settle_symmetry
 from core.network.encodings import ActivationGrid
 from core.specs.calibration import Calibration
 from core.specs.linear import ActivationGrid as Asked
@@ -72,3 +72,15 @@ def test_a_symmetric_grid_stays_so_with_a_power_of_two(method: str, sign: float 
     grid = ActivationGrid.of_range(*choose_range(histogram_of(values), Calibration(method=method), asked), 4)
     assert int(grid.zero_point) == zero
     assert float(torch.log2(grid.scale)) == round(float(torch.log2(grid.scale)))
+
+
+@pytest.mark.parametrize(("least", "most", "symmetric"), [(-1.0, 2.0, True), (-0.2, 4.0, False), (0.0, 3.0, False)])
+def test_by_itself_a_grid_is_symmetric_where_both_sides_are_used(least: float, most: float, symmetric: bool) -> None:
+    histogram = histogram_of(torch.linspace(least, most, 1000))
+    assert settle_symmetry(histogram, Asked()).symmetric is symmetric
+    assert settle_symmetry(histogram, Asked(symmetric=False)).symmetric is False
+    ends = choose_range(histogram, Calibration(method="minmax"), settle_symmetry(histogram, Asked()))
+    grid = ActivationGrid.of_range(*ends, signed=True)
+    assert grid.signed is symmetric
+    assert grid.signed == (int(grid.zero_point) == 128)
+    assert choose_range(histogram, Calibration(method="minmax"), Asked()) == pytest.approx((least, most))

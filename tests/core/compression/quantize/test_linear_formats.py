@@ -16,6 +16,7 @@ from core.compression.quantize.linear import LinearQuantizer
 from core.data.dataset import Dataset, open_dataset
 from core.description import DatasetSpec, SplitArrays
 from core.errors import ModelpressError
+from core.measure.engine import ONNXRUNTIME, OPENVINO, open_engine
 from core.measure.runtime import open_session
 from core.measure.size import itemise_bytes
 from core.messages import Message, ProgressMessage
@@ -25,8 +26,10 @@ from core.network.export import export_onnx, export_pt2
 from core.network.inspect import read
 from core.network.network import Network
 from core.specs.linear import LayerGrid, LinearQuantization, WeightGrid
+from core.specs.recipe import Target
 from tests.core.compression.conftest import save
 
+INT8 = onnx.TensorProto.INT8
 WEIGHTS = 8 * 27 + 8 * 72 + 10 * 128 + 4 * 10
 
 
@@ -145,6 +148,29 @@ def test_every_format_is_what_the_file_holds_and_runs(
     # Each weight is filled up to whole bytes.
     assert abs(stored - WEIGHTS * bits / 8) <= 8
     assert difference(quantized, small, given) < most
+
+
+def test_for_openvino_activations_of_both_signs_have_no_zero_point(
+    small: Network, noise: Dataset, given: tuple[Tensor, ...], context, tmp_path: Path
+) -> None:
+    ours = replace(context(), dataset=noise, target=Target(runtime="openvino-cpu"))
+    quantized, _ = LinearQuantizer().apply(small, LinearQuantization(), ours)
+    usual, _ = LinearQuantizer().apply(small, LinearQuantization(), replace(ours, target=Target()))
+    files = tmp_path / "network.json", tmp_path / "network.safetensors"
+    write_network(quantized, *files)
+    for network, signed in ((quantized, 2), (read_network(*files), 2), (usual, 0)):
+        path = tmp_path / f"{signed}.onnx"
+        export_onnx(network, path, probes=given)
+        model = onnx.load(path)
+        zeros = {each.name: each for each in model.graph.initializer}
+        found = [zeros[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+        # The input and the first product of no ReLU are about as far from zero on both sides.
+        assert {onnx.numpy_helper.to_array(each).item() for each in found if each.data_type == INT8} <= {0}
+        assert (sum(each.data_type == INT8 for each in found) > 0) is (signed > 0)
+    feed = {small.inputs[0].name: given[0].numpy()}
+    here, there = (open_engine(name, tmp_path / "2.onnx", 1).run(feed)[0] for name in (ONNXRUNTIME, OPENVINO))
+    assert difference(quantized, small, given) < 0.05
+    np.testing.assert_allclose(there, here, atol=0.02 * np.abs(here).max())
 
 
 def test_pt2_and_checkpoints_hold_the_grids_too(
