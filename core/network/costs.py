@@ -60,7 +60,8 @@ def call_macs(node: fx.Node, values: Mapping[fx.Node, object]) -> int:
         factor = cast("torch.Tensor", values[cast("fx.Node", node.args[_PRODUCTS[node.target]])])
         return cast("torch.Tensor", values[node]).numel() * factor.shape[-1]
     if node.target is aten.scaled_dot_product_attention.default:
-        query, key, value = (cast("torch.Tensor", values[argument]).shape for argument in node.all_input_nodes[:3])
+        # One tensor may be query and key, or all three.
+        query, key, value = (cast("torch.Tensor", values[cast("fx.Node", each)]).shape for each in node.args[:3])
         return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
     if node.target.overloadpacket.__name__ in _COUNTED_BY_TORCH:
         return _count(node, values)

@@ -119,10 +119,16 @@ def round_width(positions: int, width: float) -> int:
 
 
 def outer_groups(channels: Channels) -> tuple[Group, ...]:
-    """The groups, but of two that multiply in a dimension only the outer one, as heads of heads and head size."""
-    axes = {group.axis for group in channels.groups}
-    inner = {inside for outside, inside in _find_pairs(channels) if outside in axes}
-    return tuple(group for group in channels.groups if group.axis not in inner)
+    """The groups, but of two that multiply in a dimension only the outer one, as heads of heads and head size.
+
+    The inner one where the outer has so few indices that none of them may go, as of a convolution in two groups.
+    """
+    axes = {group.axis for group in channels.groups if group.size > _SMALLEST}
+    pairs = _find_pairs(channels)
+    dropped = {inside for outside, inside in pairs if outside in axes}
+    inner = {group.axis for group in channels.groups} - dropped
+    dropped |= {outside for outside, inside in pairs if outside not in axes and inside in inner}
+    return tuple(group for group in channels.groups if group.axis not in dropped)
 
 
 def _best(scores: Tensor, kept: int) -> Tensor:

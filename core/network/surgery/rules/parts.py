@@ -196,18 +196,21 @@ def shuffle_pixels(call: Call) -> Value:
     x, r = call.source(), call.integer("upscale_factor")
     channels, within = factor(x[-3], size(x[-3]) // r**2)
     call.freeze([within], "sub-pixels of one block")
+    call.freeze(x[-2:], "a position in space")
     return [*x[:-3], channels, *fresh(call.shape[-2:])]
 
 
 def unshuffle_pixels(call: Call) -> Value:
     """(C, H·r, W·r) → (C·r², H, W)."""
     x, r = call.source(), call.integer("downscale_factor")
+    call.freeze(x[-2:], "a position in space")
     return [*x[:-3], resolve(Mul((x[-3], fixed(r * r)))), *fresh(call.shape[-2:])]
 
 
 def unfold_windows(call: Call) -> Value:
     """`im2col`: (N, C, H, W) → (N, C·taps, windows)."""
     x = call.source()
+    call.freeze(x[-2:], "a position in space")
     taps = call.shape[-2] // size(x[-3])
     return [*x[:-3], resolve(Mul((x[-3], fixed(taps)))), fixed(call.shape[-1])]
 

@@ -50,6 +50,9 @@ def attend(call: Call) -> Value:
     query, key, value = call.dims("query"), call.dims("key"), call.dims("value")
     call.tie(query[-1], key[-1])
     call.tie(key[-2], value[-2])
+    call.freeze([key[-2]], "softmax runs over it")
+    if call.get("is_causal"):
+        call.freeze([query[-2]], "order matters")
     if call.get("enable_gqa") and size(query[-3]) != size(key[-3]):
         call.tie(key[-3], value[-3])
         call.tie(query[-3], Mul((key[-3], Axis(size(query[-3]) // size(key[-3])))))

@@ -33,6 +33,7 @@ def recur(call: Call) -> Value:
         copy.hidden_size, copy.input_size = size_(hidden), size_(x[-1])
 
     call.edit([hidden, x[-1]], change)
+    call.freeze([x[1 if layer.batch_first else 0]], "order matters")
     state = [fixed(layer.num_layers * directions), x[0 if layer.batch_first else 1], hidden]
     last: Value = (state, list(state)) if layer.mode == "LSTM" else state
     return ([*x[:-1], out], last)

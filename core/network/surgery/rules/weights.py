@@ -29,6 +29,8 @@ def convolve(call: Call) -> Value:
     taps = len(weight) - 2
     channel = len(x) - taps - 1
     call.freeze(weight[2:], "a tap of a kernel")
+    # Where a linear layer has made an image, they are rows of its weight.
+    call.freeze(x[channel + 1 :], "a position in space")
     count = call.layer.groups if isinstance(call.layer, nn.modules.conv._ConvNd) else call.get("groups")
     groups = factor(weight[0], count)[0] if isinstance(count, int) and count > 1 else fixed(1)
     outer, inner = weight[0], resolve(Mul((groups, weight[1])))

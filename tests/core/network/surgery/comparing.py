@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from core.network.network import Network
 from core.network.share import copy_graph
-from core.network.surgery import Group
+from core.network.surgery import Channels, Group
 from core.network.surgery.cutting import owners
 
 
@@ -41,6 +41,24 @@ def zeroed(network: Network, group: Group, positions: Tensor) -> Network:
             parent, _, name = tied.rpartition(".")
             setattr(result.graph.get_submodule(parent), name, new)
     return result
+
+
+def orders_of(channels: Channels) -> dict[Group, Tensor]:
+    """Every group in a random order."""
+    generator = torch.Generator().manual_seed(0)
+    return {group: torch.randperm(group.size, generator=generator) for group in channels.groups}
+
+
+def change_by_order(channels: Channels, inputs: Sequence[Tensor]) -> float:
+    """How far the outputs move when every group is in another order: not at all but for rounding."""
+    return distance(answers(channels.permuted(orders_of(channels)), inputs), answers(channels.network, inputs))
+
+
+def gap_to_zeros(channels: Channels, group: Group, inputs: Sequence[Tensor]) -> float:
+    """How far cutting every other index of a group is from setting it to zero; none but for rounding."""
+    gone, kept = torch.arange(0, group.size, 2), torch.arange(1, group.size, 2)
+    expected = answers(zeroed(channels.network, group, gone), inputs)
+    return distance(answers(channels.resize({group: kept}), inputs), expected)
 
 
 def run_onnx(path: Path, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -173,6 +173,52 @@ class Inverted(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Excited(nn.Module):
+    """Squeeze and excitation on the branch of a residual block, by linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first, self.second = normed(3, 16), normed(16, 24), normed(24, 16, act=nn.Identity)
+        self.squeeze, self.excite = nn.Linear(16, 4), nn.Linear(4, 16)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.second(self.first(x))
+        scale = torch.sigmoid(self.excite(F.relu(self.squeeze(y.mean((2, 3))))))
+        return self.head(F.relu(x + y * scale[:, :, None, None]).mean((2, 3)))
+
+
+class Transposed(nn.Module):
+    """A decoder: a vector becomes an image by transposed convolutions, one of them in groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grow = nn.Linear(12, 32 * 16)
+        self.up1, self.norm = nn.ConvTranspose2d(32, 24, 4, 2, 1), nn.BatchNorm2d(24)
+        self.up2 = nn.ConvTranspose2d(24, 16, 3, 2, 1, output_padding=1, groups=2)
+        self.out = nn.ConvTranspose2d(16, 3, 3, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.grow(x)).view(-1, 32, 4, 4)
+        x = F.relu(self.norm(self.up1(x)))
+        return torch.tanh(self.out(F.leaky_relu(self.up2(x))))
+
+
+class Sequence(nn.Module):
+    """A vector becomes a sequence: its steps are rows of a weight, and none of them can go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps, self.cell, self.head = nn.Linear(8, 6 * 16), nn.GRU(16, 24, batch_first=True), nn.Linear(24, 5)
+        self.key = nn.Linear(24, 20)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, _ = self.cell(self.steps(x).view(-1, 6, 16))
+        y = self.key(x)
+        return self.head(F.scaled_dot_product_attention(y, y, x, is_causal=True).mean(1))
+
+
 class Unet(nn.Module):
     """Transposed convolutions, and long shortcuts that are concatenated."""
 
@@ -495,7 +541,9 @@ STRUCTURES: dict[str, Callable[[], Made]] = {
     "depthwise": _image(Depthwise),
     "grouped": _image(Grouped),
     "inverted": _image(Inverted),
+    "excited": _image(Excited),
     "unet": _image(Unet),
+    "transposed": _numbers(Transposed, 12),
     "split_shuffle": _image(SplitShuffle),
     "shuffle2": _image(Shuffle2),
     "two_heads": _image(TwoHeads),
@@ -507,6 +555,7 @@ STRUCTURES: dict[str, Callable[[], Made]] = {
     "lstm": _ids(LongMemory, 12),
     "tied": _ids(Tied, 7, 50),
     "gru": _numbers(Gated, 9, 8),
+    "sequence": _numbers(Sequence, 8),
     "torch_attention": _numbers(TorchAttention, 9, 8),
     "heads_in_batch": _numbers(BatchHeads, 9, 8),
     "einsum": _numbers(Einsum, 12, 8),

@@ -1,13 +1,12 @@
 """Groups and blocks of published families."""
 
 import pytest
-import torch
 
 from core.network.describe import describe
-from core.network.surgery import Channels, drop_blocks, find_blocks
-from tests.core.network.surgery.comparing import answers, distance, zeroed
+from core.network.surgery import drop_blocks, find_blocks
+from tests.core.network.surgery.comparing import answers, change_by_order, gap_to_zeros, orders_of
 from tests.core.network.surgery.hf_structures import FAMILIES
-from tests.core.network.surgery.structures import network_of
+from tests.core.network.surgery.known import known
 
 pytestmark = pytest.mark.slow
 ROUNDING = 2e-5
@@ -33,25 +32,18 @@ GROUPS = {
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_groups_of_a_family_can_be_ordered_zeroed_and_cut(name: str) -> None:
-    torch.manual_seed(0)
-    made = FAMILIES[name]()
-    network = network_of(made)
-    channels = Channels(network)
+    channels, inputs = known(name).channels, known(name).inputs
     assert len(channels.groups) == GROUPS[name]
-    before = answers(network, made[1])
-    generator = torch.Generator().manual_seed(0)
-    orders = {group: torch.randperm(group.size, generator=generator) for group in channels.groups}
-    assert distance(answers(channels.permuted(orders), made[1]), before) < ROUNDING
+    assert change_by_order(channels, inputs) < ROUNDING
     # Some of the groups, since families have dozens.
     for group in [group for group in channels.groups if not group.statistic][:: max(1, len(channels.groups) // 6)]:
-        expected = answers(zeroed(network, group, torch.arange(0, group.size, 2)), made[1])
-        found = answers(channels.resize({group: torch.arange(1, group.size, 2)}), made[1])
-        assert distance(found, expected) < ROUNDING, group.name
-    keep = {group: order[: group.size // 2].sort().values for group, order in orders.items()}
+        assert gap_to_zeros(channels, group, inputs) < ROUNDING, group.name
+    keep = {group: order[: group.size // 2].sort().values for group, order in orders_of(channels).items()}
     cut, costs = channels.resize(keep), channels.costs({group: len(kept) for group, kept in keep.items()})
     described = describe(cut)
     assert (costs.parameters, costs.macs) == (described.parameters, described.macs)
-    assert [value.shape for value in answers(cut, made[1])] == [value.shape for value in before]
+    before = answers(channels.network, inputs)
+    assert [value.shape for value in answers(cut, inputs)] == [value.shape for value in before]
 
 
 @pytest.mark.parametrize(
@@ -63,10 +55,8 @@ def test_groups_of_a_family_can_be_ordered_zeroed_and_cut(name: str) -> None:
     ],
 )
 def test_a_transformer_layer_is_one_block(name: str, blocks: list[str]) -> None:
-    torch.manual_seed(0)
-    made = FAMILIES[name]()
-    network = network_of(made)
+    network, inputs = known(name).network, known(name).inputs
     assert [block.name for block in find_blocks(network)] == blocks
     shallow = drop_blocks(network, blocks[:1])
     assert not [path for path, _ in shallow.graph.named_parameters() if path.startswith(f"{blocks[0]}.")]
-    assert answers(shallow, made[1])[0].shape == answers(network, made[1])[0].shape
+    assert answers(shallow, inputs)[0].shape == answers(network, inputs)[0].shape

@@ -5,7 +5,7 @@ import torch
 
 from core.errors import ModelpressError
 from core.network.describe import describe
-from core.network.surgery import Channels, choose_widths, magnitude, round_width, thin
+from core.network.surgery import Channels, choose_widths, magnitude, outer_groups, round_width, thin
 from tests.core.network.surgery.comparing import answers
 from tests.core.network.surgery.structures import STRUCTURES, Einsum, network_of
 
@@ -63,3 +63,13 @@ def test_a_width_outside_of_its_range_is_refused(width: float) -> None:
     with pytest.raises(ModelpressError, match="width") as caught:
         thin(network_of(STRUCTURES["halves"]()), width=width)
     assert caught.value.code == "invalid_request"
+
+
+def test_of_two_groups_in_one_dimension_the_inner_one_is_pruned_where_the_outer_has_two_indices() -> None:
+    sizes = {heads: {group.size for group in outer_groups(_einsum(heads))} for heads in (2, 4)}
+    # Heads of 16 and of 32, and the width that all layers share.
+    assert sizes == {4: {4, 64}, 2: {32, 64}}
+
+
+def _einsum(heads: int) -> Channels:
+    return Channels(network_of((Einsum(64, heads), (torch.randn(3, 12, 8),))))

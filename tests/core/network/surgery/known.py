@@ -1,0 +1,37 @@
+"""The networks of all structures, each read and analysed once."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from core.network.network import Network
+from core.network.surgery import Channels
+from tests.core.network.surgery.structures import STRUCTURES, Made, network_of
+
+
+@dataclass(frozen=True)
+class Known:
+    """A network, the inputs that it was traced with, and its groups; whoever changes weights makes a copy."""
+
+    network: Network
+    inputs: tuple[Tensor, ...]
+    channels: Channels
+
+
+@functools.cache
+def known(name: str) -> Known:
+    torch.manual_seed(0)
+    made = _make(name)
+    network = network_of(made)
+    return Known(network, made[1], Channels(network))
+
+
+def _make(name: str) -> Made:
+    if name in STRUCTURES:
+        return STRUCTURES[name]()
+    # The library of the families takes seconds to import.
+    from tests.core.network.surgery.hf_structures import FAMILIES
+
+    return FAMILIES[name]()
