@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from core.description import ModelDescription
+from core.network.describe import describe
 from core.network.network import Network
 from core.network.surgery import Channels
 from tests.core.network.surgery.structures import STRUCTURES, Made, network_of
@@ -18,6 +20,22 @@ class Known:
     network: Network
     inputs: tuple[Tensor, ...]
     channels: Channels
+
+    @functools.cached_property
+    def description(self) -> ModelDescription:
+        """What specs are asked about: as inspection describes a file, without the file."""
+        found = describe(self.network)
+        return ModelDescription(
+            format="pt2",
+            inputs=self.network.inputs,
+            outputs=self.network.outputs,
+            parameters=found.parameters,
+            macs=found.macs,
+            planned_activation_bytes=found.planned_activation_bytes,
+            bytes_stripped=4 * found.parameters,
+            layers=found.layers,
+            operators=found.operators,
+        )
 
 
 @functools.cache
