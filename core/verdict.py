@@ -115,6 +115,10 @@ class Sensitivity(Shown):
     sqnr_db: float | None = None
     curve: tuple[CurvePoint, ...] = Field((), description="Of a pruned layer the increase at shares that are kept.")
 
+    def increase_at(self, share: float) -> float | None:
+        """The increase of the loss at a share of the curve; None where it has none."""
+        return next((point.loss_increase for point in self.curve if point.kept == share), None)
+
 
 class LayerVerdict(Shown):
     """What became of one layer, in bytes, encoding, sensitivity and share of the run time."""
@@ -128,6 +132,16 @@ class LayerVerdict(Shown):
     bytes_before: int
     bytes: int
     share_of_time: float | None = None
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether its shape is another one, or a curve says what pruning it costs."""
+        return bool(self.shape_before or self.sensitivity.curve)
+
+    @property
+    def shapes(self) -> str:
+        """The shape, or the one before and the one after."""
+        return f"{self.shape_before} → {self.shape}" if self.shape_before else self.shape
 
 
 class Finding(Shown):
@@ -209,3 +223,13 @@ class Verdict(Shown):
     two_conditions: TwoConditions | None = Field(None, description="Null where nothing computes in integers.")
     conditions: Conditions
     reproduce: Reproduce
+
+    @property
+    def pruned_layers(self) -> tuple[LayerVerdict, ...]:
+        """The layers that a table of what was pruned is about, in the order of the network."""
+        return tuple(layer for layer in self.layers if layer.is_pruned)
+
+    @property
+    def kept_shares(self) -> tuple[float, ...]:
+        """The shares at which curves have points, falling; none where no layer has a curve."""
+        return tuple(sorted({point.kept for layer in self.layers for point in layer.sensitivity.curve}, reverse=True))

@@ -10,6 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from api.dashboard import charts, verdicts
 from api.dashboard.curves import DRAWN, curves
+from api.dashboard.pruned import pruned_table
 from api.dashboard.rendering import Done, PageRoute, Seen, View, see
 from core.errors import CATALOGUE, ModelpressError
 from core.resources.job import Job, JobCreate
@@ -116,6 +117,7 @@ def verdict_values(verdict: Verdict) -> dict[str, object]:
         "findings": verdicts.ordered_findings(verdict),
         "layers": verdicts.layer_rows(verdict),
         "layers_sentence": verdicts.layers_sentence(verdict),
+        "pruned": pruned_table(verdict),
         "histograms": charts.histograms(verdict.original, verdict.result),
         "latencies": rows,
         "parts": [(name, count) for name, count in verdict.itemised_bytes.model_dump().items() if count],

@@ -75,6 +75,7 @@ class Papers:
         if verdict.findings:
             lines += ["", "## Findings", ""]
             lines += [f"* **{finding.code}**: {finding.text}" for finding in verdict.findings]
+        lines += _say_pruned(verdict)
         lines += [
             "",
             "## Use",
@@ -100,6 +101,25 @@ def _say_files(names: tuple[str, ...]) -> list[str]:
         *(told[name] for name in names),
         "`report.json` is the whole verdict, `plan.json` and `recipe.json` say how to make the files again.",
     ]
+
+
+def _say_pruned(verdict: Verdict) -> list[str]:
+    """A table of the layers that were pruned: their shapes, and how their loss rises; nothing where none was."""
+    if not verdict.pruned_layers:
+        return []
+    shares = verdict.kept_shares
+    heads = ["layer", "shape", *(f"loss at {share:.0%}" for share in shares)]
+    lines = ["", "## Pruned layers", "", f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
+    for layer in verdict.pruned_layers:
+        increases = (layer.sensitivity.increase_at(share) for share in shares)
+        told = ("–" if increase is None else f"{increase:+.4f}" for increase in increases)
+        lines.append(f"| {' | '.join((layer.name, layer.shapes, *told))} |")
+    lines.append("")
+    if shares:
+        lines.append("Loss at 50%: how much it rises on the samples for choosing when half of that layer alone stays.")
+    if any(layer.shape_before for layer in verdict.pruned_layers):
+        lines.append(f"Which of a layer's old outputs the new ones are stands in `{PLAN}`, as `outputs` of the step.")
+    return lines
 
 
 def _usage(inputs: tuple[TensorDescription, ...], runtime: str) -> list[str]:

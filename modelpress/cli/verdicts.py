@@ -23,12 +23,28 @@ def show_verdict(job: Job, verdict: Verdict) -> None:
     for row in rows(verdict):
         table.add_row(*row)
     console.print(table)
+    if verdict.pruned_layers:
+        console.print(_pruned(verdict))
     for finding in verdict.findings:
         console.print(Text(f"{finding.severity:8}", _FINDING_STYLE[finding.severity]) + Text(finding.text))
     conditions = verdict.conditions
     console.print(
         Text(f"Measured with {conditions.runtime}, {conditions.threads} thread(s), on {conditions.cpu}.", style="dim")
     )
+
+
+def _pruned(verdict: Verdict) -> Table:
+    """The layers that were pruned: their shapes, and how the loss rises as each alone keeps less and less."""
+    table = Table(title="pruned layers, loss by what is kept of one alone", title_justify="left", title_style="dim")
+    table.add_column("layer", overflow="fold")
+    table.add_column("shape")
+    for share in verdict.kept_shares:
+        table.add_column(f"{share:.0%}", justify="right")
+    for layer in verdict.pruned_layers:
+        increases = (layer.sensitivity.increase_at(share) for share in verdict.kept_shares)
+        told = ("–" if increase is None else f"{increase:+.4f}" for increase in increases)
+        table.add_row(layer.name, layer.shapes, *told)
+    return table
 
 
 def rows(verdict: Verdict) -> Iterator[Row]:

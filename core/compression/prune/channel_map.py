@@ -35,9 +35,14 @@ def compose(maps: Iterable[Mapping[str, Sequence[int]]]) -> Outputs:
     return found
 
 
-def _place_of_outputs(layer: nn.Module) -> tuple[str, int]:
-    """The weight and the dimension of it that the outputs of a layer lie along, as PyTorch lays weights out."""
+def _place_of_outputs(layer: nn.Module) -> tuple[str, int] | None:
+    """The weight and the dimension of it that the outputs of a layer lie along; None where none has them all."""
     if isinstance(layer, nn.RNNBase):
         # The last layer's recurrence reads what it gives.
         return f"weight_hh_l{layer.num_layers - 1}", 1
-    return "weight", int(isinstance(layer, (nn.Embedding, *TRANSPOSED)))
+    if isinstance(getattr(layer, "bias", None), Tensor):
+        return "bias", 0
+    if isinstance(layer, TRANSPOSED):
+        # In groups its weight has the outputs of one group.
+        return ("weight", 1) if layer.groups == 1 else None
+    return "weight", int(isinstance(layer, nn.Embedding))

@@ -21,8 +21,10 @@ from core.services import job_views, jobs, models, sign_in, uploads
 from core.settings import settings
 from core.specs.recipe import Limits
 from core.states import JobState
+from core.verdict import Verdict
 from tests.api.conftest import User, bearer
 from tests.api.dashboard.samples import job, verdict
+from tests.api.dashboard.test_pruned import pruned
 from tests.api.world import DATASET, MODEL, World, build_world
 
 ORIGIN = {"origin": "http://127.0.0.1"}
@@ -56,12 +58,13 @@ def send(opened: TestClient, path: str, **fields: object) -> Response:
     return opened.post(path, data={"csrf_token": csrf(opened), **fields})
 
 
-def finish(job: str) -> None:
+def finish(job: str, told: Verdict | None = None) -> None:
     """What a worker would write at the end of a job."""
     with transaction() as session:
         row = session.get_one(JobRow, job)
-        row.verdict = verdict().model_dump(mode="json")
-        row.headline = job_views.headline_of(verdict()).model_dump(mode="json")
+        told = told or verdict()
+        row.verdict = told.model_dump(mode="json")
+        row.headline = job_views.headline_of(told).model_dump(mode="json")
         row.state = JobState.SUCCEEDED
 
 
@@ -236,6 +239,12 @@ class TestReading:
             assert words in text
         assert f"/v1/artifacts/{world.ids['artifact']}/content" in text
         assert "3.83× smaller" in page.get("/jobs").text
+
+    def test_a_pruned_job_shows_shapes_and_curves(self, page: TestClient, world: World) -> None:
+        finish(world.ids["job"], pruned(conv1=(0.1, 0.2, 0.4)))
+        text = page.get(f"/jobs/{world.ids['job']}").text
+        for words in ("20×1×5×5 → 10×1×5×5", "Sensitivity to pruning", "75 % kept", "+0.4000"):
+            assert words in text
 
     def test_names_are_text_and_nothing_else(self, page: TestClient, world: World, alice: User) -> None:
         with transaction() as session:
