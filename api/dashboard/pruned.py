@@ -56,7 +56,4 @@ def _sentence(verdict: Verdict, least: float) -> str:
     if len(known) < 2:
         return ""
     worst, best = max(known, key=lambda name: known[name]), min(known, key=lambda name: known[name])
-    return (
-        f"With {percent(least)} of it, {worst} costs most ({signed(known[worst])}) and {best} least "
-        f"({signed(known[best])})."
-    )
+    return f"At {percent(least)}, {worst} costs most ({signed(known[worst])}) and {best} least ({signed(known[best])})."

@@ -122,6 +122,8 @@ def layers_sentence(verdict: Verdict) -> str:
     if total:
         largest = max(verdict.layers, key=lambda layer: layer.bytes)
         said.append(f"{largest.name} holds {formats.percent(largest.bytes / total)} of the bytes.")
+    if any(layer.shape_before for layer in verdict.layers):
+        said.append("plan.json says which outputs of each layer stayed.")
     return " ".join(said)
 
 

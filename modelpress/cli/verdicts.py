@@ -25,6 +25,8 @@ def show_verdict(job: Job, verdict: Verdict) -> None:
     console.print(table)
     if verdict.pruned_layers:
         console.print(_pruned(verdict))
+        if any(layer.shape_before for layer in verdict.layers):
+            console.print(Text("Which outputs of each layer stayed is in plan.json, as outputs.", style="dim"))
     for finding in verdict.findings:
         console.print(Text(f"{finding.severity:8}", _FINDING_STYLE[finding.severity]) + Text(finding.text))
     conditions = verdict.conditions

@@ -7,10 +7,11 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from core.compression.context import Context
 from core.compression.method import Method, Report
-from core.compression.quantize.sensitivity import measure_sensitivity
+from core.compression.quantize.sensitivity import effort_for, measure_sensitivity
 from core.compression.yardstick import Yardstick, choosing_split
 from core.errors import ModelpressError
 from core.findings import make_finding
+from core.network.describe import describe
 from core.network.network import Network
 from core.network.surgery import Block, choose_blocks, drop_blocks, find_blocks
 from core.specs.structured_pruning import LayerPruning
@@ -97,15 +98,22 @@ def _search(
     """The names of the blocks that go, in order, and what each costs alone, by the first of its layers."""
     dataset = context.needed_dataset()
     split = choosing_split(dataset)
-    yardstick = Yardstick(network, dataset, split=split, limit=spec.samples)
+    asked = sum(len(free) - step for step in range(count))
+    size = network.inputs[0].shape[0] if network.inputs[0].shape else 1
+    effort = effort_for(asked, describe(network).macs, size if isinstance(size, int) else 1, most=spec.samples)
+    # Each block is tried once, however large the network is.
+    trials, done = max(effort.layers, len(free)), 0
+    if trials < asked or effort.samples < min(spec.samples, dataset.count(split)):
+        context.log(f"The network is large: blocks are tried {trials} times, on {effort.samples} samples.")
+    yardstick = Yardstick(network, dataset, split=split, limit=effort.samples)
     gone: list[str] = []
     alone: dict[str, Sensitivity] = {}
-    trials, done = sum(len(free) - step for step in range(count)), 0
+    scores: dict[str, float] = {}
     for _ in range(count):
-        scores = {}
-        for block in free:
-            if block.name in gone:
-                continue
+        left = [block for block in free if block.name not in gone]
+        scores = {block.name: scores.get(block.name, 0.0) for block in left}
+        # What was found last decides where trying all that is left again would take too long.
+        for block in left if done + len(left) <= trials else ():
             context.progress(0.95 * done / trials, f"Trying to do without {block.name}")
             done += 1
             found = _judge(yardstick, drop_blocks(network, [*gone, block.name]))

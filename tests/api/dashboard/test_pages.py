@@ -243,7 +243,7 @@ class TestReading:
     def test_a_pruned_job_shows_shapes_and_curves(self, page: TestClient, world: World) -> None:
         finish(world.ids["job"], pruned(conv1=(0.1, 0.2, 0.4)))
         text = page.get(f"/jobs/{world.ids['job']}").text
-        for words in ("20×1×5×5 → 10×1×5×5", "Sensitivity to pruning", "75 % kept", "+0.4000"):
+        for words in ("20×1×5×5 → 10×1×5×5", "Sensitivity to pruning", "75 % kept", "+0.4000", "plan.json says"):
             assert words in text
 
     def test_names_are_text_and_nothing_else(self, page: TestClient, world: World, alice: User) -> None:

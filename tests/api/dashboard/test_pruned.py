@@ -33,7 +33,7 @@ def test_all_lines_have_one_scale_and_begin_with_all_that_there_is() -> None:
     # What is no number is a gap in the numbers and a straight line in the picture.
     assert second.line == "0.0,80.0 33.33,100.0 100.0,80.0"
     assert second.increases == ("−0.5000", "–", "+0.0000")
-    assert table.sentence == "With 25 % of it, conv1 costs most (+2.0000) and fc1 least (+0.0000)."
+    assert table.sentence == "At 25 %, conv1 costs most (+2.0000) and fc1 least (+0.0000)."
 
 
 def test_without_curves_there_is_no_table() -> None:

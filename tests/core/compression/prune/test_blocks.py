@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from core.compression.prune.blocks import LayerPruner
 from core.data.dataset import Dataset, open_dataset
 from core.description import DatasetSpec, SplitArrays
 from core.errors import ModelpressError
+from core.messages import LogMessage, Message, MetricMessage, ProgressMessage
 from core.network.inspect import read
 from core.network.network import Network
 from core.network.share import copy_graph
@@ -143,3 +145,17 @@ def test_what_cannot_go_is_a_sentence(network: Network, residual: Network, conte
     # Both blocks have a convolution beside them, so that nothing is added to what goes in.
     with pytest.raises(ModelpressError, match="no residual blocks"):
         LayerPruner().apply(residual, LayerPruning(), context())
+
+
+def test_blocks_of_a_large_network_are_tried_once(
+    network: Network, numbers: Dataset, context: Callable[..., Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("core.compression.prune.blocks.describe", lambda network: SimpleNamespace(macs=10**11))
+    names = [block.name for block in find_blocks(network)]
+    told: list[Message] = []
+    given = replace(context(), dataset=numbers, emit=told.append)
+    _, report = LayerPruner().apply(network, LayerPruning(keep=0.25), given)
+    assert report.plan["left_out"] == [names[1], names[2], names[3]]
+    assert sum(isinstance(each, MetricMessage) for each in told) == len(names)
+    assert sum("Trying" in each.message for each in told if isinstance(each, ProgressMessage)) == len(names)
+    assert any("4 times, on 8 samples" in each.text for each in told if isinstance(each, LogMessage))
