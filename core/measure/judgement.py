@@ -44,7 +44,7 @@ def judge(
     limits += _judge_latency_limit(measured, constraints)
     missed = any(finding.code != "limit_within_noise" for finding in limits)
     # A step knows best that its own budget could not be kept to.
-    missed |= any(finding.code == "budget_missed" for finding in given)
+    missed |= any(finding.code in ("budget_missed", "pruning_goal_missed") for finding in given)
     findings = [
         *limits,
         *(finding for latency in measured.latency for finding in _judge_time(latency)),

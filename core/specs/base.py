@@ -2,9 +2,9 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from core.description import LayerDescription, ModelDescription
 from core.specs.weight_bits import Bits
@@ -21,6 +21,29 @@ class Asked(BaseModel):
     """Base of everything that a user asks for: frozen, unknown fields are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class OneOf(Asked):
+    """Several optional numbers of which exactly one is given."""
+
+    @model_validator(mode="after")
+    def _check_one(self) -> Self:
+        names = list(type(self).model_fields)
+        given = [name for name in names if getattr(self, name) is not None]
+        if len(given) != 1:
+            named = ", ".join(given) or "none"
+            raise ValueError(f"give exactly one of {', '.join(names[:-1])} and {names[-1]}; given: {named}")
+        return self
+
+    @property
+    def measure(self) -> str:
+        """The name of the one that is given."""
+        return next(name for name in type(self).model_fields if getattr(self, name) is not None)
+
+    @property
+    def amount(self) -> float:
+        """The one that is given."""
+        return float(getattr(self, self.measure))
 
 
 class Capability(Asked):

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from core.description import LayerDescription, ModelDescription
 from core.specs.base import Capability, Family, Needs, Spec, WorksOn
+from core.specs.budgets import MaskBudget, Share
 from core.specs.composition import EncodingKind
 from core.specs.named_layers import list_alone, tell_unknown
 from core.specs.weight_bits import FLOAT, Bits
@@ -16,10 +17,11 @@ PRUNABLE_KINDS = (*CONVOLUTIONS, "linear")
 
 Criterion = Literal["l1", "l2", "lamp", "wanda", "fisher", "random"]
 Ranking = Literal["global", "layer", "output"]
-Share = Annotated[float, Field(gt=0, lt=1)]
 
 # Bits of a mask for each weight at most: a bit a weight; few that stay cost less by the gaps between them.
 _MASK_BITS = 1.0
+# Of what a budget leaves that says nothing of its share, a guess.
+_LEAST = 0.04
 # Criteria that look at what flows through the network.
 _BY_DATA = frozenset({"wanda", "fisher"})
 
@@ -48,7 +50,7 @@ class MaskPruning(Spec):
     )
     kinds: ClassVar[tuple[str, ...]] = PRUNABLE_KINDS
 
-    keep: Share = Field(0.5, description="Share of the weights that stay, of those in all layers that are pruned.")
+    keep: MaskBudget = Field(MaskBudget(weights=0.5), description="What may stay; a bare number is a share of weights.")
     criterion: Criterion = Field(
         "lamp",
         description="What is weak. l1, l2: small weights. lamp: squared weights as a share of those of the layer that "
@@ -79,15 +81,17 @@ class MaskPruning(Spec):
         """Whether the weights of all layers are ranked together."""
         return self.ranking == "global"
 
-    def share_of(self, layer: str) -> float:
-        """The share of a layer's weights that stays, where layers are pruned each for itself."""
-        return self.layers.get(layer, self.keep)
+    def fixed_share(self, layer: str) -> float | None:
+        """The share of a layer's weights that stays whatever the budget; None where the budget decides."""
+        return self.layers.get(layer)
 
     def weight_bits(self, layer: LayerDescription) -> Bits:
         """Of floats under a mask: those that stay; which these are takes a bit a weight at most."""
+        fixed = self.fixed_share(layer.name)
+        if fixed is None and not self.compares_layers:
+            fixed = self.keep.weights
         # By one ranking of all, a layer may lose everything but one weight, or nothing.
-        alone = not self.compares_layers or layer.name in self.layers
-        low, high = (self.share_of(layer.name),) * 2 if alone else (self.keep / 4, 1.0)
+        low, high = ((self.keep.share or _LEAST) / 4, 1.0) if fixed is None else (fixed, fixed)
         return FLOAT * low, min(FLOAT * high + _MASK_BITS, FLOAT + _MASK_BITS)
 
     def requires(self, description: ModelDescription) -> Capability:
@@ -162,9 +166,9 @@ class WeightPruning(MaskPruning):
         """Not where each row has as many."""
         return super().compares_layers and self.n is None
 
-    def share_of(self, layer: str) -> float:
+    def fixed_share(self, layer: str) -> float | None:
         """Of n of m the same everywhere."""
-        return super().share_of(layer) if self.n is None or self.m is None else self.n / self.m
+        return super().fixed_share(layer) if self.n is None or self.m is None else self.n / self.m
 
 
 class VectorPruning(MaskPruning):

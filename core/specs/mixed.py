@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from core.description import LayerDescription, ModelDescription
-from core.specs.base import Asked, Capability, Family, Needs, Spec, WorksOn
+from core.specs.base import Asked, Capability, Family, Needs, OneOf, Spec, WorksOn
 from core.specs.calibration import Calibration
 from core.specs.composition import EncodingKind
 from core.specs.linear import ActivationGrid, LayerGrid, LinearQuantization, Scale, WeightGrid
@@ -19,7 +19,7 @@ FLOAT_BYTES = 4
 Width = Annotated[int, Field(ge=2, le=8)]
 
 
-class Budget(Asked):
+class Budget(OneOf):
     """What all layers together may take: exactly one of these."""
 
     average_bits: float | None = Field(
@@ -37,14 +37,6 @@ class Budget(Asked):
     speedup: float | None = Field(
         None, gt=0, description="Time of the float model over that of the result, at the first batch size."
     )
-
-    @model_validator(mode="after")
-    def _check_one(self) -> Self:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            named = ", ".join(given) or "none"
-            raise ValueError(f"give exactly one of average_bits, bytes, latency_ms and speedup; given: {named}")
-        return self
 
     @property
     def of_time(self) -> bool:

@@ -6,12 +6,12 @@ from pydantic import Field, model_validator
 
 from core.description import LayerDescription, ModelDescription
 from core.specs.base import Capability, Family, Needs, Spec, WorksOn
-from core.specs.mask_pruning import Share, refuse_both, unreadable
+from core.specs.budgets import BlockBudget, ChannelBudget, Share
+from core.specs.mask_pruning import refuse_both, unreadable
 from core.specs.named_layers import tell_unknown
 from core.specs.weight_bits import FLOAT, Bits
 
 ChannelCriterion = Literal["l1", "l2", "geometric_median", "fisher", "random"]
-Cost = Literal["parameters", "macs", "bytes"]
 
 
 class ChannelPruning(Spec):
@@ -25,12 +25,13 @@ class ChannelPruning(Spec):
     title: ClassVar[str] = "Pruning of channels"
     family: ClassVar[Family] = "prune"
     needs: ClassVar[Needs] = Needs(data=True, labels=False, training=False, synthetic=True)
-    example: ClassVar[dict[str, object]] = {"method": "prune.channels", "keep": 0.5, "of": "macs"}
+    example: ClassVar[dict[str, object]] = {"method": "prune.channels", "keep": {"macs": 0.5}}
     works_on: ClassVar[WorksOn] = "network"
 
     method: Literal["prune.channels"] = "prune.channels"
-    keep: Share = Field(0.5, description="Share of the costs that are left at most.")
-    of: Cost = Field("macs", description="The costs: parameters, multiply-adds of one sample, or bytes of weights.")
+    keep: ChannelBudget = Field(
+        ChannelBudget(macs=0.5), description="What may be left at most; a bare number is a share of the multiply-adds."
+    )
     criterion: ChannelCriterion = Field(
         "fisher",
         description="What is weak. l1, l2: small weights. geometric_median: weights close to those of other channels "
@@ -62,8 +63,10 @@ class ChannelPruning(Spec):
 
     def weight_bits(self, layer: LayerDescription) -> Bits:  # noqa: ARG002  of all layers together
         """Of the weights that a layer had: the share that is asked for, or a guess where other costs are."""
-        low, high = (self.keep / 4, 1.0) if self.of == "macs" else (0.7 * self.keep, self.keep)
-        return FLOAT * low, FLOAT * high
+        share = self.keep.share
+        if share is not None and self.keep.measure in ("parameters", "bytes"):
+            return FLOAT * 0.7 * share, FLOAT * share
+        return FLOAT * (share or self.least) / 4, FLOAT
 
     def requires(self, description: ModelDescription) -> Capability:
         """A network with a layer of several outputs; layers that are named must exist."""
@@ -94,7 +97,9 @@ class LayerPruning(Spec):
     works_on: ClassVar[WorksOn] = "network"
 
     method: Literal["prune.layers"] = "prune.layers"
-    keep: Share = Field(0.75, description="Share of the blocks that stays; at least one goes and one stays.")
+    keep: BlockBudget = Field(
+        BlockBudget(blocks=0.75), description="What may be left at most; a bare number is a share of the blocks."
+    )
     criterion: Literal["answers", "even"] = Field(
         "answers",
         description="answers: what the answers lose in signal to noise without the block, tried anew after each one "
@@ -118,4 +123,4 @@ class LayerPruning(Spec):
 
     def weight_bits(self, layer: LayerDescription) -> Bits:  # noqa: ARG002  of all layers together
         """Of the weights that a layer had, about the share that is asked for."""
-        return FLOAT * self.keep / 4, FLOAT
+        return FLOAT * (self.keep.share or 0.1) / 4, FLOAT

@@ -7,15 +7,15 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from core.compression.context import Context
 from core.compression.method import Method, Report
+from core.compression.prune.block_goal import BlockGoal
 from core.compression.quantize.sensitivity import effort_for, measure_sensitivity
 from core.compression.yardstick import Yardstick, choosing_split
 from core.errors import ModelpressError
-from core.findings import make_finding
 from core.network.describe import describe
 from core.network.network import Network
 from core.network.surgery import Block, choose_blocks, drop_blocks, find_blocks
 from core.specs.structured_pruning import LayerPruning
-from core.verdict import Finding, Sensitivity
+from core.verdict import Sensitivity
 
 
 class _Recorded(BaseModel):
@@ -30,15 +30,14 @@ class LayerPruner(Method[LayerPruning]):
         """A copy of fewer blocks; raises `unsupported_layer`, `missing_data`."""
         blocks = find_blocks(network)
         free = _free(blocks, spec)
-        wanted = min(max(len(blocks) - round(spec.keep * len(blocks)), 1), len(blocks) - 1)
-        count = min(wanted, len(free))
+        goal = BlockGoal(network, tuple(blocks), spec.keep)
         names = _recorded(context)
         alone: dict[str, Sensitivity] = {}
         if spec.criterion == "even":
-            names = names or _spread(free, count)
+            names = names or _spread_enough(free, goal)
         else:
             # Of a plan that is repeated only what each block costs alone is measured.
-            tried, alone = _search(network, free, count if names is None else 1, spec, context)
+            tried, alone = _search(network, free, goal, spec, context, most=None if names is None else 1)
             names = names or tried
         gone = [block for block in blocks if block.name in set(names)]
         context.log(f"{len(gone)} of {len(blocks)} blocks are left out: {', '.join(block.name for block in gone)}.")
@@ -46,7 +45,7 @@ class LayerPruner(Method[LayerPruning]):
         plan: dict[str, JsonValue] = {"left_out": list[JsonValue](block.name for block in gone)}
         result = drop_blocks(network, names)
         context.progress(1.0, f"{len(gone)} blocks left out")
-        findings = () if len(names) >= wanted else (_missed(len(blocks), len(names), wanted),)
+        findings = () if goal.is_reached(names) else (goal.missed(names),)
         return result, Report(layers=layers, sensitivities=alone, findings=findings, plan=plan)
 
 
@@ -61,16 +60,22 @@ def _recorded(context: Context) -> list[str] | None:
         raise ModelpressError("invalid_request", sentence, pointer="/plan") from error
 
 
+def _spread_enough(free: Sequence[Block], goal: BlockGoal) -> list[str]:
+    """The fewest blocks over the whole depth that are enough, or all that may go."""
+    counts = range(1, min(goal.count, len(free)) + 1)
+    tried: list[str] = []
+    for count in counts:
+        tried = _spread(free, count)
+        if goal.is_reached(tried):
+            break
+    return tried
+
+
 def _spread(free: Sequence[Block], count: int) -> list[str]:
     """So many of the blocks that may go, over the whole depth."""
     if count == len(free):
         return [block.name for block in free]
     return list(choose_blocks(free, 1 - count / len(free)))
-
-
-def _missed(blocks: int, gone: int, wanted: int) -> Finding:
-    text = f"{wanted} of {blocks} blocks were to be left out, and {gone} are: the others are protected."
-    return make_finding("pruning_goal_missed", text)
 
 
 def _free(blocks: Sequence[Block], spec: LayerPruning) -> list[Block]:
@@ -93,11 +98,18 @@ def _free(blocks: Sequence[Block], spec: LayerPruning) -> list[Block]:
 
 
 def _search(
-    network: Network, free: Sequence[Block], count: int, spec: LayerPruning, context: Context
+    network: Network,
+    free: Sequence[Block],
+    goal: BlockGoal,
+    spec: LayerPruning,
+    context: Context,
+    *,
+    most: int | None = None,
 ) -> tuple[list[str], dict[str, Sensitivity]]:
     """The names of the blocks that go, in order, and what each costs alone, by the first of its layers."""
     dataset = context.needed_dataset()
     split = choosing_split(dataset)
+    count = min(goal.count, len(free)) if most is None else most
     asked = sum(len(free) - step for step in range(count))
     size = network.inputs[0].shape[0] if network.inputs[0].shape else 1
     effort = effort_for(asked, describe(network).macs, size if isinstance(size, int) else 1, most=spec.samples)
@@ -122,6 +134,8 @@ def _search(
                 alone[block.layers[0]] = found
                 context.metric("sqnr", scores[block.name], unit="dB", split=split, layer=block.layers[0])
         gone.append(max(scores, key=lambda name: scores[name]))
+        if goal.is_reached(gone):
+            break
     return gone, alone
 
 

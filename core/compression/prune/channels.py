@@ -18,15 +18,15 @@ from core.errors import ModelpressError
 from core.findings import make_finding
 from core.network.network import Network
 from core.network.surgery import Channels, Costs, Group, outer_groups
-from core.specs.structured_pruning import ChannelPruning, Cost
+from core.specs.budgets import WORDS
+from core.specs.structured_pruning import ChannelPruning
 from core.verdict import CurvePoint, Finding, Sensitivity
 
-_COSTS: Mapping[Cost, Callable[[Costs], int]] = {
+_COSTS: Mapping[str, Callable[[Costs], int]] = {
     "parameters": lambda costs: costs.parameters,
     "macs": lambda costs: costs.macs,
     "bytes": lambda costs: costs.bytes,
 }
-_WORDS: Mapping[Cost, str] = {"parameters": "parameters", "macs": "multiply-adds", "bytes": "bytes of weights"}
 
 
 class _Recorded(BaseModel):
@@ -115,9 +115,9 @@ def _recorded(channels: Channels, context: Context) -> dict[Group, Tensor] | Non
 def _account(channels: Channels, keep: Mapping[Group, Tensor], spec: ChannelPruning) -> Choice:
     """What is left to pay with these channels."""
     widths = {group: len(kept) for group, kept in keep.items()}
-    cost = _COSTS[spec.of]
+    cost = _COSTS[spec.keep.measure]
     paid = cost(channels.costs(widths))
-    return Choice(widths, paid, reached=paid <= spec.keep * cost(channels.costs()))
+    return Choice(widths, paid, reached=paid <= spec.keep.most(cost(channels.costs())))
 
 
 def _choose_groups(channels: Channels, spec: ChannelPruning) -> tuple[Group, ...]:
@@ -140,8 +140,8 @@ def _choose_groups(channels: Channels, spec: ChannelPruning) -> tuple[Group, ...
 def _choose(channels: Channels, worth: Mapping[Group, Tensor], spec: ChannelPruning) -> Choice:
     fixed = {group: spec.layers[layer_of(group)] for group in worth if layer_of(group) in spec.layers}
     bounds = Bounds(spec.least, fixed, rounded=spec.multiple == "auto")
-    cost = _COSTS[spec.of]
-    most = spec.keep * cost(channels.costs())
+    cost = _COSTS[spec.keep.measure]
+    most = spec.keep.most(cost(channels.costs()))
     if spec.ranking == "layer":
         return choose_alike(channels, tuple(worth), bounds, cost, most)
     return choose_together(channels, worth, bounds, cost, most)
@@ -157,7 +157,7 @@ def _tell(channels: Channels, choice: Choice, costs: Costs, spec: ChannelPruning
     changes = ", ".join(f"{layer_of(group)} {group.size} → {width}" for group, width in _cut(choice.widths))
     return (
         f"{costs.macs / max(before.macs, 1):.1%} of the multiply-adds and {costs.parameters / before.parameters:.1%} "
-        f"of the parameters are left ({spec.keep:.1%} of the {_WORDS[spec.of]} were asked for): {changes}."
+        f"of the parameters are left ({_asked(spec)} were asked for): {changes}."
     )
 
 
@@ -166,9 +166,15 @@ def _cut(widths: Widths) -> list[tuple[Group, int]]:
 
 
 def _missed(channels: Channels, choice: Choice, spec: ChannelPruning) -> Finding:
-    whole = _COSTS[spec.of](channels.costs())
+    whole = _COSTS[spec.keep.measure](channels.costs())
+    left = f"{choice.cost / whole:.1%}" if spec.keep.is_share else f"{choice.cost:,}"
     text = (
-        f"{spec.keep:.1%} of the {_WORDS[spec.of]} were asked for, and {choice.cost / whole:.1%} are left with every "
-        f"layer as narrow as it may become: what is protected, and at least {spec.least:.1%} of each layer, stays."
+        f"{_asked(spec)} were asked for, and {left} are left with every layer as narrow as it may become: what is "
+        f"protected, and at least {spec.least:.1%} of each layer, stays."
     )
     return make_finding("pruning_goal_missed", text)
+
+
+def _asked(spec: ChannelPruning) -> str:
+    words = WORDS[spec.keep.measure]
+    return f"{spec.keep.amount:.1%} of the {words}" if spec.keep.is_share else f"{spec.keep.amount:,g} {words}"

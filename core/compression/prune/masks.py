@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from core.compression.context import Context
 from core.compression.matrices import PRODUCTS, Product, as_matrix, as_weight
 from core.compression.method import Method, Report
+from core.compression.prune.budgets import largest_share
 from core.compression.prune.criteria import weigh
 from core.compression.prune.curves import measure_curves, with_curves
 from core.compression.prune.ranking import Scored, keep_n_of_m, keep_of_all, keep_of_each, keep_of_outputs
@@ -17,10 +18,12 @@ from core.compression.prune.units import units_of
 from core.compression.quantize.candidates import Candidate, find_candidates, put_encodings
 from core.compression.quantize.sensitivity import measure_layers
 from core.errors import ModelpressError
+from core.findings import make_finding
 from core.network.encodings import Dense, Elementwise, Encoding, Masked
 from core.network.network import Network
+from core.network.stored_bytes import stored_bytes
 from core.specs.mask_pruning import MaskPruning, VectorPruning, WeightPruning
-from core.verdict import Sensitivity
+from core.verdict import Finding, Sensitivity
 
 
 @final
@@ -33,7 +36,7 @@ class MaskPruner(Method[MaskPruning]):
         values = weigh(network, candidates, spec, context)
         context.progress(0.5, f"Ranking the weights of {len(candidates)} layers")
         ranked = rank_units(candidates, values, spec)
-        masks = choose_masks(candidates, ranked, spec)
+        masks, findings = choose_within(network, candidates, ranked, spec)
         encodings = {each.name: _masked(each, masks[each.name]) for each in candidates}
         of_layer = {each.path: each.name for each in candidates}
 
@@ -50,6 +53,7 @@ class MaskPruner(Method[MaskPruning]):
         report = Report(
             layers=tuple(of_layer),
             sensitivities=sensitivities,
+            findings=findings,
             plan={"kept": dict[str, JsonValue](shares), "left_out": list[JsonValue](left_out)},
         )
         context.progress(1.0, f"{len(candidates)} layers pruned")
@@ -80,19 +84,43 @@ def rank_units(candidates: tuple[Candidate, ...], values: Mapping[str, Tensor], 
     return ranked
 
 
+def choose_within(
+    network: Network, candidates: tuple[Candidate, ...], ranked: Mapping[str, Ranked], spec: MaskPruning
+) -> tuple[dict[str, Tensor], tuple[Finding, ...]]:
+    """The masks with which the network keeps to its budget, and a finding where even the smallest do not."""
+    if spec.keep.weights is not None:
+        return choose_masks(candidates, ranked, spec, spec.keep.weights), ()
+    most = spec.keep.most(stored_bytes(network))
+
+    def bytes_at(share: float) -> int:
+        masks = choose_masks(candidates, ranked, spec, share)
+        return stored_bytes(put_encodings(network, {each.name: _masked(each, masks[each.name]) for each in candidates}))
+
+    found = largest_share(bytes_at, most)
+    masks = choose_masks(candidates, ranked, spec, found.share)
+    if found.reached:
+        return masks, ()
+    text = (
+        f"At most {most:,.0f} bytes of weights were asked for; {found.cost:,} are left with a unit of each weight that "
+        "is pruned: what is not pruned, and where the weights are, stays."
+    )
+    return masks, (make_finding("pruning_goal_missed", text),)
+
+
 def choose_masks(
-    candidates: tuple[Candidate, ...], ranked: Mapping[str, Ranked], spec: MaskPruning
+    candidates: tuple[Candidate, ...], ranked: Mapping[str, Ranked], spec: MaskPruning, share: float
 ) -> dict[str, Tensor]:
-    """Of each weight, by name, which numbers stay: booleans in its shape."""
+    """Of each weight, by name, which numbers stay: booleans in its shape; `share` of all where no layer has its own."""
     own = {each.name for each in candidates if each.path in spec.layers}
     kept: dict[str, Tensor] = {}
     if spec.compares_layers:
         together = [name for name in ranked if name not in own]
         scores, scored = ({name: getattr(ranked[name], part) for name in together} for part in ("score", "scored"))
-        kept = keep_of_all(scores, scored, spec.keep) if together else {}
+        kept = keep_of_all(scores, scored, share) if together else {}
     for each in candidates:
         if each.name not in kept:
-            kept[each.name] = _keep(ranked[each.name].score, spec.share_of(each.path), spec)
+            fixed = spec.fixed_share(each.path)
+            kept[each.name] = _keep(ranked[each.name].score, share if fixed is None else fixed, spec)
     return {name: each.mask(kept[name]) for name, each in ranked.items()}
 
 

@@ -16,6 +16,7 @@ from core.network.export import export_onnx
 from core.network.network import Network
 from core.network.surgery import Channels
 from core.specs.base import Spec
+from core.specs.budgets import BlockBudget
 from core.specs.mask_pruning import KernelPruning, VectorPruning, WeightPruning
 from core.specs.structured_pruning import ChannelPruning, LayerPruning
 from tests.conformance.pruning_cases import Pruned, check_pruned, prune
@@ -213,7 +214,7 @@ def test_what_was_pruned_is_pruned_again(make: Callable[..., Spec], first: float
 
 def test_the_last_block_stays_when_blocks_are_left_out_again() -> None:
     case = known("mixer")
-    spec = LayerPruning(keep=0.5, criterion="even")
+    spec = LayerPruning(keep=BlockBudget(blocks=0.5), criterion="even")
     once = prune(case, spec)
     assert isinstance(once, Pruned)
     told = prune(Known(once.network, case.inputs, Channels(once.network)), spec)

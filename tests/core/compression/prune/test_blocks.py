@@ -19,6 +19,7 @@ from core.network.inspect import read
 from core.network.network import Network
 from core.network.share import copy_graph
 from core.network.surgery import choose_blocks, find_blocks
+from core.specs.budgets import BlockBudget
 from core.specs.structured_pruning import LayerPruning
 from tests.core.compression.conftest import save
 
@@ -82,7 +83,7 @@ def test_blocks_that_add_little_go(
 
 
 def test_spread_over_the_depth_no_data_is_needed(network: Network, context: Callable[..., Context]) -> None:
-    spec = LayerPruning(keep=0.5, criterion="even")
+    spec = LayerPruning(keep=BlockBudget(blocks=0.5), criterion="even")
     pruned, _ = LayerPruner().apply(network, spec, replace(context(), dataset=None))
     assert len(find_blocks(pruned)) == 2
     assert spec.calibration_samples() == 0
@@ -91,13 +92,13 @@ def test_spread_over_the_depth_no_data_is_needed(network: Network, context: Call
 def test_spread_over_those_that_may_go(network: Network, context: Callable[..., Context]) -> None:
     names = tuple(block.name for block in find_blocks(network))
     (first,) = choose_blocks(find_blocks(network), 0.75)
-    spec = LayerPruning(keep=0.75, criterion="even", protect=(first,))
+    spec = LayerPruning(keep=BlockBudget(blocks=0.75), criterion="even", protect=(first,))
     pruned, report = LayerPruner().apply(network, spec, replace(context(), dataset=None))
     assert len(find_blocks(pruned)) == 3
     assert report.plan["left_out"] != [first]
     assert not report.findings
     # Fewer may go than were asked for.
-    spec = LayerPruning(keep=0.25, criterion="even", protect=names[:2])
+    spec = LayerPruning(keep=BlockBudget(blocks=0.25), criterion="even", protect=names[:2])
     _, report = LayerPruner().apply(network, spec, replace(context(), dataset=None))
     assert report.plan["left_out"] == list(names[2:])
     (finding,) = report.findings
@@ -106,7 +107,7 @@ def test_spread_over_those_that_may_go(network: Network, context: Callable[..., 
 
 def test_a_plan_is_followed(network: Network, numbers: Dataset, context: Callable[..., Context]) -> None:
     names = [block.name for block in find_blocks(network)]
-    spec, given = LayerPruning(keep=0.75), replace(context(), dataset=numbers)
+    spec, given = LayerPruning(keep=BlockBudget(blocks=0.75)), replace(context(), dataset=numbers)
     pruned, report = LayerPruner().apply(network, spec, replace(given, recorded={"left_out": [names[0]]}))
     assert report.plan["left_out"] == [names[0]]
     assert [block.name for block in find_blocks(pruned)] == names[1:]
@@ -130,7 +131,9 @@ def test_a_block_without_which_nothing_is_a_number_goes_last(
         parameter = graph.get_parameter(path)
         parameter.data = torch.full_like(parameter, value)
     huge = replace(network, graph=graph)
-    _, report = LayerPruner().apply(huge, LayerPruning(keep=0.75), replace(context(), dataset=numbers))
+    _, report = LayerPruner().apply(
+        huge, LayerPruning(keep=BlockBudget(blocks=0.75)), replace(context(), dataset=numbers)
+    )
     assert not {one.name, two.name} & set(report.plan["left_out"])
     broken = report.sensitivities[one.layers[0]]
     assert (broken.loss_increase, broken.sqnr_db) == (None, -200.0)
@@ -154,7 +157,7 @@ def test_blocks_of_a_large_network_are_tried_once(
     names = [block.name for block in find_blocks(network)]
     told: list[Message] = []
     given = replace(context(), dataset=numbers, emit=told.append)
-    _, report = LayerPruner().apply(network, LayerPruning(keep=0.25), given)
+    _, report = LayerPruner().apply(network, LayerPruning(keep=BlockBudget(blocks=0.25)), given)
     assert report.plan["left_out"] == [names[1], names[2], names[3]]
     assert sum(isinstance(each, MetricMessage) for each in told) == len(names)
     assert sum("Trying" in each.message for each in told if isinstance(each, ProgressMessage)) == len(names)

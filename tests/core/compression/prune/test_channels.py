@@ -17,6 +17,7 @@ from core.network.export import export_onnx
 from core.network.inspect import read
 from core.network.network import Network
 from core.network.surgery import resize
+from core.specs.budgets import ChannelBudget
 from core.specs.structured_pruning import ChannelPruning
 
 MakeContext = Callable[..., Context]
@@ -43,9 +44,7 @@ def test_the_costs_fall_to_what_was_asked_for(
 
 @pytest.mark.parametrize(("of", "count"), [("parameters", "parameters"), ("macs", "macs")])
 def test_by_layer_all_lose_the_same_share(residual: Network, context: MakeContext, of: str, count: str) -> None:
-    spec = ChannelPruning.model_validate(
-        {"keep": 0.4, "of": of, "ranking": "layer", "criterion": "l2", "multiple": "none"}
-    )
+    spec = ChannelPruning.model_validate({"keep": {of: 0.4}, "ranking": "layer", "criterion": "l2", "multiple": "none"})
     pruned, _ = ChannelPruner().apply(residual, spec, context())
     before, after = describe(residual), describe(pruned)
     assert 0.3 < getattr(after, count) / getattr(before, count) <= 0.4
@@ -66,7 +65,7 @@ def test_channels_that_do_nothing_go_first_and_nothing_changes(
     whole = describe(residual).parameters
     # Of fc1 five times 144 inputs, a bias and four outputs; of one.conv1 three times 72, a bias and 72.
     idle = 5 * (144 + 1 + 4) + 3 * (72 + 1 + 72)
-    spec = ChannelPruning(keep=(whole - idle) / whole + 1e-6, of="parameters", multiple="none")
+    spec = ChannelPruning(keep=ChannelBudget(parameters=(whole - idle) / whole + 1e-6), multiple="none")
     pruned, report = ChannelPruner().apply(residual, spec, context())
     # Some units of fc1 are dead by nature.
     assert set(report.plan["kept"]) <= {"fc1.weight[0]", "one.conv1.weight[0]"}
@@ -75,7 +74,7 @@ def test_channels_that_do_nothing_go_first_and_nothing_changes(
 
 
 def test_layers_have_widths_of_their_own_and_protected_ones_stay(residual: Network, context: MakeContext) -> None:
-    spec = ChannelPruning(keep=0.6, layers={"fc1": 0.25}, protect=("one.conv1",), criterion="l2")
+    spec = ChannelPruning(keep=ChannelBudget(macs=0.6), layers={"fc1": 0.25}, protect=("one.conv1",), criterion="l2")
     pruned, report = ChannelPruner().apply(residual, spec, context())
     assert pruned.graph.get_parameter("fc1.weight").shape[0] == 6
     assert pruned.graph.get_parameter("one.conv1.weight").shape[0] == 8
@@ -83,7 +82,7 @@ def test_layers_have_widths_of_their_own_and_protected_ones_stay(residual: Netwo
 
 
 def test_a_goal_out_of_reach_gives_the_smallest_and_says_so(residual: Network, context: MakeContext) -> None:
-    spec = ChannelPruning(keep=0.01, least=0.5, criterion="l2")
+    spec = ChannelPruning(keep=ChannelBudget(macs=0.01), least=0.5, criterion="l2")
     pruned, report = ChannelPruner().apply(residual, spec, context())
     (finding,) = report.findings
     assert finding.code == "pruning_goal_missed"
@@ -96,7 +95,7 @@ def test_heads_go_whole_and_a_stock_runtime_runs_what_is_left(
     attention_file: Path, context: MakeContext, tmp_path: Path
 ) -> None:
     network = read(attention_file)
-    spec = ChannelPruning(keep=0.7, of="parameters", criterion="l2", least=0.05)
+    spec = ChannelPruning(keep=ChannelBudget(parameters=0.7), criterion="l2", least=0.05)
     pruned, _ = ChannelPruner().apply(network, spec, replace(context(), dataset=None))
     assert describe(pruned).parameters <= 0.7 * describe(network).parameters
     ids = torch.randint(0, 11, (3, 9), generator=torch.Generator().manual_seed(0))
@@ -115,7 +114,7 @@ def test_nothing_to_cut_is_a_sentence(residual: Network, context: MakeContext) -
 
 def test_layers_that_share_a_weight_are_named_too(attention_file: Path, context: MakeContext) -> None:
     network = read(attention_file)
-    spec = ChannelPruning(keep=0.4, of="parameters", criterion="l2", least=0.05)
+    spec = ChannelPruning(keep=ChannelBudget(parameters=0.4), criterion="l2", least=0.05)
     pruned, report = ChannelPruner().apply(network, spec, replace(context(), dataset=None))
     assert pruned.graph.get_parameter("head.weight").shape[1] < 16
     assert {"head", "head_2"} <= set(report.layers)
@@ -126,7 +125,7 @@ def test_a_protected_layer_keeps_its_outputs_where_another_names_the_group(
     residual: Network, context: MakeContext
 ) -> None:
     # What the convolution beside the block answers is added to what the block does, which names the group.
-    spec = ChannelPruning(keep=0.4, of="parameters", criterion="l2", protect=("one.short",))
+    spec = ChannelPruning(keep=ChannelBudget(parameters=0.4), criterion="l2", protect=("one.short",))
     pruned, report = ChannelPruner().apply(residual, spec, context())
     assert pruned.graph.get_parameter("one.short.weight").shape[0] == 8
     assert "one.conv2.weight[0]" not in report.plan["kept"]
@@ -135,7 +134,7 @@ def test_a_protected_layer_keeps_its_outputs_where_another_names_the_group(
 
 
 def test_a_share_of_a_layer_counts_more_than_the_least(residual: Network, context: MakeContext) -> None:
-    spec = ChannelPruning(keep=0.9, least=0.5, layers={"fc1": 0.25}, criterion="l2")
+    spec = ChannelPruning(keep=ChannelBudget(macs=0.9), least=0.5, layers={"fc1": 0.25}, criterion="l2")
     pruned, _ = ChannelPruner().apply(residual, spec, context())
     assert pruned.graph.get_parameter("fc1.weight").shape[0] == 6
 

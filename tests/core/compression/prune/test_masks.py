@@ -16,6 +16,7 @@ from core.network.encodings import AffineInteger, Masked, packed_grid
 from core.network.export import export_onnx
 from core.network.inspect import read
 from core.network.network import Network
+from core.specs.budgets import MaskBudget
 from core.specs.mask_pruning import KernelPruning, MaskPruning, VectorPruning, WeightPruning
 
 MakeContext = Callable[..., Context]
@@ -36,14 +37,14 @@ def shares(network: Network) -> dict[str, float]:
 @pytest.mark.parametrize(
     "spec",
     [
-        WeightPruning(keep=0.3),
-        WeightPruning(keep=0.4, criterion="wanda", ranking="output"),
-        WeightPruning(keep=0.4, criterion="fisher"),
-        WeightPruning(keep=0.4, criterion="random", ranking="layer"),
+        WeightPruning(keep=MaskBudget(weights=0.3)),
+        WeightPruning(keep=MaskBudget(weights=0.4), criterion="wanda", ranking="output"),
+        WeightPruning(keep=MaskBudget(weights=0.4), criterion="fisher"),
+        WeightPruning(keep=MaskBudget(weights=0.4), criterion="random", ranking="layer"),
         WeightPruning(n=2, m=4, criterion="l2"),
-        WeightPruning(keep=0.5, block=(4, 4), criterion="l1"),
-        VectorPruning(keep=0.5),
-        KernelPruning(keep=0.5, criterion="l2"),
+        WeightPruning(keep=MaskBudget(weights=0.5), block=(4, 4), criterion="l1"),
+        VectorPruning(keep=MaskBudget(weights=0.5)),
+        KernelPruning(keep=MaskBudget(weights=0.5), criterion="l2"),
     ],
     ids=lambda spec: f"{spec.method} {spec.criterion}",
 )
@@ -58,16 +59,18 @@ def test_what_stays_keeps_its_value_and_the_rest_is_zero(
         before, after = (each.graph.get_parameter(f"{path}.weight") for each in (residual, pruned))
         assert torch.equal(after, torch.where(mask, before, 0.0))
         whole, kept = whole + mask.numel(), kept + int(mask.sum())
-    share = 0.5 if isinstance(spec, WeightPruning) and spec.n else spec.keep
+    share = 0.5 if isinstance(spec, WeightPruning) and spec.n else spec.keep.amount
     # Rows and units are whole numbers of weights.
     assert kept / whole == pytest.approx(share, abs=0.06)
     assert set(report.sensitivities) == set(report.layers)
 
 
 def test_vectors_and_kernels_go_whole(residual: Network, context: MakeContext) -> None:
-    rows, _ = MaskPruner().apply(residual, VectorPruning(keep=0.4), context())
-    columns, _ = MaskPruner().apply(residual, VectorPruning(keep=0.4, direction="columns"), context())
-    kernels, report = MaskPruner().apply(residual, KernelPruning(keep=0.4), context())
+    rows, _ = MaskPruner().apply(residual, VectorPruning(keep=MaskBudget(weights=0.4)), context())
+    columns, _ = MaskPruner().apply(
+        residual, VectorPruning(keep=MaskBudget(weights=0.4), direction="columns"), context()
+    )
+    kernels, report = MaskPruner().apply(residual, KernelPruning(keep=MaskBudget(weights=0.4)), context())
     for path in report.layers:
         assert bool((mask_of(rows, path).float().std(3) == 0).all())
         assert bool((mask_of(columns, path).float().std(2) == 0).all())
@@ -77,7 +80,7 @@ def test_vectors_and_kernels_go_whole(residual: Network, context: MakeContext) -
 
 
 def test_layers_have_shares_of_their_own_and_protected_ones_all(residual: Network, context: MakeContext) -> None:
-    spec = WeightPruning(keep=0.5, layers={"fc1": 0.1}, protect=("stem",))
+    spec = WeightPruning(keep=MaskBudget(weights=0.5), layers={"fc1": 0.1}, protect=("stem",))
     pruned, _ = MaskPruner().apply(residual, spec, context())
     assert "stem.weight" not in pruned.encodings
     assert shares(pruned)["fc1"] == pytest.approx(0.1, abs=0.01)
@@ -93,7 +96,7 @@ def test_inputs_that_are_always_zero_count_nothing(residual: Network, context: M
     graph.get_parameter("stem.weight").data[3] = 0.0
     graph.get_parameter("stem.bias").data[3] = -1.0
     graph.get_parameter("one.conv1.weight").data[:, 3] = 100.0
-    spec = WeightPruning(keep=0.5, criterion="wanda", ranking="layer")
+    spec = WeightPruning(keep=MaskBudget(weights=0.5), criterion="wanda", ranking="layer")
     pruned, _ = MaskPruner().apply(residual, spec, context())
     assert not bool(mask_of(pruned, "one.conv1")[:, 3].any())
     by_size, _ = MaskPruner().apply(residual, spec.model_copy(update={"criterion": "l2"}), context())
@@ -105,8 +108,8 @@ def test_a_mask_goes_over_integers_and_within_another_mask(residual: Network, co
     encoding = AffineInteger.of(weight, grid=packed_grid(4), axis=0)
     weight.data = encoding.decode()
     integers = replace(residual, encodings={"fc1.weight": encoding})
-    once, _ = MaskPruner().apply(integers, WeightPruning(keep=0.5, ranking="layer"), context())
-    twice, _ = MaskPruner().apply(once, WeightPruning(keep=0.2, ranking="layer"), context())
+    once, _ = MaskPruner().apply(integers, WeightPruning(keep=MaskBudget(weights=0.5), ranking="layer"), context())
+    twice, _ = MaskPruner().apply(once, WeightPruning(keep=MaskBudget(weights=0.2), ranking="layer"), context())
     put = twice.encodings["fc1.weight"]
     assert put.kinds == ("masked", "affine_integer")
     assert not bool((mask_of(twice, "fc1") & ~mask_of(once, "fc1")).any())
@@ -116,7 +119,7 @@ def test_a_mask_goes_over_integers_and_within_another_mask(residual: Network, co
 def test_a_stock_runtime_answers_as_the_network_does(
     residual: Network, context: MakeContext, images: Dataset, tmp_path: Path
 ) -> None:
-    pruned, _ = MaskPruner().apply(residual, WeightPruning(keep=0.1), context())
+    pruned, _ = MaskPruner().apply(residual, WeightPruning(keep=MaskBudget(weights=0.1)), context())
     x = next(images.batches("evaluation", 16)).inputs[images.inputs[0].name]
     export_onnx(pruned, tmp_path / "model.onnx", probes=(x,))
     export_onnx(residual, tmp_path / "original.onnx", probes=(x,))
@@ -127,7 +130,7 @@ def test_a_stock_runtime_answers_as_the_network_does(
 
 def test_tied_weights_are_left_as_they_are(attention_file: Path, context: MakeContext) -> None:
     network = read(attention_file)
-    spec = WeightPruning(keep=0.5, criterion="l2")
+    spec = WeightPruning(keep=MaskBudget(weights=0.5), criterion="l2")
     pruned, report = MaskPruner().apply(network, spec, replace(context(), dataset=None))
     assert {"qkv", "out", "mlp1", "mlp2"} == set(report.layers)
     assert report.plan["left_out"] == ["head_2"]
