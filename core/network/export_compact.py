@@ -19,6 +19,7 @@ def compact_onnx(model: onnx.ModelProto, network: Network) -> onnx.ModelProto:
     _share_initializers(graph)
     _rename_values(graph, parameters=_parameter_names(network))
     _rename_nodes(graph)
+    _drop_defaults(graph, next(entry.version for entry in model.opset_import if entry.domain == ""))
     clean = onnx.helper.make_model(
         graph, producer_name=PRODUCER, ir_version=model.ir_version, opset_imports=model.opset_import
     )
@@ -108,6 +109,19 @@ def _rename_values(graph: onnx.GraphProto, *, parameters: frozenset[str]) -> Non
                 if name not in renamed:
                     renamed[name] = next(names)
                 values[i] = renamed[name]
+
+
+def _drop_defaults(graph: onnx.GraphProto, opset: int) -> None:
+    """Leave out attributes that say what goes without saying."""
+    for node in graph.node:
+        if not onnx.defs.has(node.op_type, opset, node.domain):
+            continue
+        known = onnx.defs.get_schema(node.op_type, opset, node.domain).attributes
+        for attribute in list(node.attribute):
+            # Empty where there is none.
+            default = known[attribute.name].default_value
+            if default.type and onnx.helper.get_attribute_value(default) == onnx.helper.get_attribute_value(attribute):
+                node.attribute.remove(attribute)
 
 
 def _rename_nodes(graph: onnx.GraphProto) -> None:

@@ -49,6 +49,12 @@ class AtenWriter(Writer[fx.Node]):
         flags = self.look_up(bits, suffix, role, self.levels(0, 2, integer=True), (bits.count,))
         return self.multiply(self.running_sum(flags), flags)
 
+    def places(self, bits: Packed, suffix: str, role: Role, count: int, *, factor: int) -> fx.Node:
+        """Scattered by their ranks; what is not set goes before the first."""
+        every = self._call(_ATEN.arange.start_step, 0, bits.count * factor, factor)
+        found = self.scatter(every, self.ranks(bits, suffix, role), count + 1, integer=True)
+        return self._call(_ATEN.slice.Tensor, found, 0, 1, count + 1)
+
     def settle(self, value: fx.Node) -> fx.Node:
         """Nothing is kept anyway."""
         return value

@@ -13,7 +13,6 @@ from core.network.encodings.elementwise import Elementwise
 from core.network.encodings.emission import Emission
 from core.network.encodings.encoding import Encoding
 from core.network.encodings.onnx_writer import OnnxWriter
-from core.network.encodings.packing import Packed
 from core.network.encodings.positions import Form, Positions
 from core.network.encodings.trainable import TrainableWeight
 from core.network.encodings.writer import V, Writer
@@ -73,12 +72,12 @@ class Masked(Encoding):
     def bytes(self) -> ItemisedBytes:
         """Kept values as their encoding counts them; the positions are indices."""
         items = self.inner.count(self._kept())
-        items["indices"] = items.get("indices", 0) + self._positions.codes.size
+        items["indices"] = items.get("indices", 0) + self._positions.joined().numel()
         return ItemisedBytes(**items)
 
     def stored(self) -> dict[str, Tensor]:
         """Kept codes, positions, and what lies beside the codes."""
-        positions = {"positions": self._positions.codes.joined()}
+        positions = {"positions": self._positions.joined()}
         return {"": self.inner.store_codes(self._kept())} | positions | self.inner.stored_sides()
 
     def config(self) -> dict[str, JsonValue]:
@@ -128,9 +127,9 @@ class Masked(Encoding):
 def restore_mask(config: Mapping[str, JsonValue], stored: Tensor) -> Tensor:
     """The mask in the shape of the weight, from what `Masked` stored."""
     facts = cast("dict[str, Any]", config)
-    codes = Packed.split(stored, facts["position_bits"], facts["position_count"])
-    shape = torch.Size(facts["shape"])
-    return Positions(cast("Form", facts["form"]), shape.numel(), codes).mask().reshape(shape)
+    form, shape = cast("Form", facts["form"]), torch.Size(facts["shape"])
+    bits, count = facts["position_bits"], facts["position_count"]
+    return Positions.split(form, shape.numel(), stored, bits=bits, count=count).mask().reshape(shape)
 
 
 @final

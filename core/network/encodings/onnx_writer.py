@@ -20,8 +20,8 @@ from core.network.encodings.writer import Role, Writer
 
 _INT = TensorProto.INT32
 _SMALL = {torch.int8: TensorProto.INT8, torch.uint8: TensorProto.UINT8}
-# Below any rank.
-_NO_RANK = -(2**30)
+# Below any rank, and any place.
+_NO_RANK = _NO_PLACE = -(2**30)
 
 
 @final
@@ -70,12 +70,21 @@ class OnnxWriter(Writer[str]):
             plane = self.constant(suffix, role, codes.planes[0].reshape(tuple(shape)))
             return self.pick(table, self._cast(plane, _INT))
         words = self._words(codes, suffix, role)
-        rows = self._node("Gather", table, self._digits(codes.bits))
+        rows = self._rows(table, codes.bits)
         values = self._node("Gather", rows, words)
         if codes.count != codes.planes[0].numel() * codes.together:
             flat = self.reshape(values, (-1,))
             values = self._node("Slice", flat, self._integers([0]), self._integers([codes.count]))
+            if tuple(shape) == (codes.count,):
+                return values
         return self.reshape(values, shape)
+
+    def _rows(self, table: str, bits: int) -> str:
+        """Of every word the values of its codes."""
+        key = ("rows", table, bits)
+        if key not in self._shared:
+            self._shared[key] = self._node("Gather", table, self._digits(bits))
+        return self._shared[key]
 
     def ranks(self, bits: Packed, suffix: str, role: Role) -> str:
         """Counts of the bytes before, and of the bits before within a byte: int32, shape (bytes, 8)."""
@@ -95,6 +104,16 @@ class OnnxWriter(Writer[str]):
             ranked = self._node("Mul", self._node("Sub", counted, none), bits)
             self._shared[key] = self._node("Add", ranked, none)
         return self._node("ReduceSum", self._digits(1), self._integers([1]), keepdims=0), self._shared[key]
+
+    def places(self, bits: Packed, suffix: str, role: Role, count: int, *, factor: int) -> str:
+        """The largest once all that stands at a 0 is made very small: TopK. onnxruntime does not fold a NonZero."""
+        whole = Packed(1, bits.size * BYTE, bits.planes)
+        far = self.look_up(whole, suffix, role, self.levels(_NO_PLACE, 2, step=-_NO_PLACE, integer=True), (-1,))
+        every = self.settle(self.add(far, self.levels(0, whole.count, step=factor, integer=True)))
+        found = self._node("TopK", every, self._integers([count]))
+        # Where each of them stood is of no use.
+        self.nodes[-1].output.append(next(self._names))
+        return found
 
     def settle(self, value: str) -> str:
         """The end of a round, if it is staged."""
@@ -192,11 +211,13 @@ class OnnxWriter(Writer[str]):
         found = self._node("Mod", moved, self._array(np.array(2**width, np.int32)))
         return self._node("Mul", found, self._array(np.array(2**base, np.int32))) if base else found
 
-    def levels(self, low: int, count: int, *, integer: bool = False) -> str:
-        """Range, cast."""
-        key = ("levels", low, count, integer)
+    def levels(self, low: int, count: int, *, step: int = 1, integer: bool = False) -> str:
+        """Range, cast; a constant for a single integer."""
+        if integer and count == 1:
+            return self._array(np.array([low], np.int32))
+        key = ("levels", low, count, step, integer)
         if key not in self._shared:
-            ends = [self._array(np.array(end, np.int64)) for end in (low, low + count, 1)]
+            ends = [self._array(np.array(end, np.int64)) for end in (low, low + count * step, step)]
             # Cast, since not all readers keep other types of a Range.
             self._shared[key] = self._cast(self._node("Range", *ends), _INT if integer else TensorProto.FLOAT)
         return self._shared[key]

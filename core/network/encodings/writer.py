@@ -46,6 +46,10 @@ class Writer(ABC, Generic[V]):
         """
 
     @abstractmethod
+    def places(self, bits: Packed, suffix: str, role: Role, count: int, *, factor: int) -> V:
+        """The places of the `count` bits that are set, in their order, times `factor` (negative): integers."""
+
+    @abstractmethod
     def settle(self, value: V) -> V:
         """The same value; a place where whoever computes it once may forget what it came from."""
 
