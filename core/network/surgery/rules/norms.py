@@ -21,6 +21,8 @@ def normalise_channels(call: Call) -> Value:
 
     if call.layer is not None:
         call.edit([x[1]], change)
+    if call.name == "instance_norm" or isinstance(call.layer, nn.modules.instancenorm._InstanceNorm):
+        call.ledger.averaged += x[2:]
     return x
 
 
@@ -51,7 +53,7 @@ def normalise_groups(call: Call) -> Value:
     call.tie(x[1], *(call.maybe("weight") or ()), *(call.maybe("bias") or ()))
     count = call.layer.num_groups if isinstance(call.layer, nn.GroupNorm) else call.integer("num_groups")
     groups, inner = factor(x[1], count)
-    call.ledger.averaged.append(inner)
+    call.ledger.averaged += [inner, *x[2:]]
 
     def change(site: Site, size_: Size) -> None:
         if call.layer is None:
