@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from core.description import DatasetDescription, ModelDescription
 from core.resources.job import JobCreate, Range
+from core.specs.base import Spec
 from core.specs.train import Finetune, Training
 from core.specs.weight_bits import Bits
 
@@ -19,6 +20,8 @@ _FIXED_SECONDS = (8.0, 80.0)
 _SAMPLE_SECONDS = (2e-6, 5e-4)
 # Samples of each split that are drawn where there is no data set.
 _DRAWN_SAMPLES = 512
+# Samples on which each layer is pruned alone, once as asked and at three shares for its curve.
+_PRUNED_ALONE = 256 + 3 * 64
 # Timed runs and warm-up of each file at each batch size.
 _LATENCY_RUNS = (100, 400)
 # Forward passes that an update costs, what a teacher's answers cost besides, and what judgements add.
@@ -94,5 +97,10 @@ def _samples(asked: JobCreate, model: ModelDescription, data: DatasetDescription
     available = counts.get("calibration", counts.get("train", 0))
     # A network is calibrated twice, and tried with each layer alone; a file is calibrated once.
     passes = {"network": 2 + len(model.layers), "file": 1}
-    calibration = sum(passes[step.works_on] * min(step.calibration_samples(), available) for step in asked.recipe.steps)
+    calibration = sum(passes[step.works_on] * min(_seen(step), available) for step in asked.recipe.steps)
     return 3 * counts.get("evaluation", 0) + calibration
+
+
+def _seen(step: Spec) -> int:
+    """Calibration samples that a pass of a step takes; pruning tries layers alone whatever it ranks them by."""
+    return max(step.calibration_samples(), _PRUNED_ALONE if step.family == "prune" else 0)
