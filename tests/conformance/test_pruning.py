@@ -16,8 +16,8 @@ NO_KERNELS = (
 WHY_NOT = {
     **{(name, "layers"): NO_BLOCKS for name in SHOWN},
     ("grouped", "layers"): ONE_BLOCK.format("same"),
-    ("inverted", "layers"): ONE_BLOCK.format("add_tensor"),
-    ("excited", "layers"): ONE_BLOCK.format("relu_default_3"),
+    ("inverted", "layers"): ONE_BLOCK.format("expand.0 to project.1"),
+    ("excited", "layers"): ONE_BLOCK.format("first.0 to excite"),
     **{(name, "vectors"): NO_VECTORS for name in ("bert", "gpt2", "llama", "lstm")},
     **{(name, "kernels"): NO_KERNELS for name in ("bert", "gpt2", "llama", "lstm")},
 }

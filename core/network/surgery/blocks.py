@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import final
 
 import torch
@@ -200,11 +200,11 @@ def _join(branches: Sequence[_Branch]) -> _Branch:
 
 
 def _name(branch: _Branch, layers: Sequence[str], taken: set[str]) -> str:
-    """The path that all layers of a block share, such as `layers.3`; else the name of the node that it ends with."""
-    paths = [path.split(".") for path in layers]
-    shared = [steps[0] for steps in zip(*paths, strict=False) if len(set(steps)) == 1]
-    name = ".".join(shared)
-    if not name:
+    """The path that all layers of a block begin with, such as `layers.3`; else its first layer and its last."""
+    if not layers:
         return branch.exit.name
+    steps = zip(*(path.split(".") for path in layers), strict=False)
+    shared = [each[0] for each in takewhile(lambda each: len(set(each)) == 1, steps)]
+    name = ".".join(shared) or f"{layers[0]} to {layers[-1]}"
     number = 1 + sum(other.split("#")[0] == name for other in taken)
     return f"{name}#{number}" if number > 1 else name
