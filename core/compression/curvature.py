@@ -51,7 +51,7 @@ def fisher_of(
     sums: dict[str, Tensor] = {}
     count = 0
     for inputs in batches:
-        found = _answer(graph, undo, inputs, task)
+        found = answer_of(graph, undo, inputs, task)
         loss = _loss_of_draw(found, task, generator)
         for name, value in parts(dict(zip(weights, _gradients(loss, weights), strict=True))).items():
             squared = value.double().square()
@@ -79,11 +79,11 @@ def mean_curvature(
     sums, count = dict.fromkeys(weights, 0.0), 0
     for inputs in batches:
         with torch.no_grad():
-            wanted = _answer(graph, undo, inputs, task)
+            wanted = answer_of(graph, undo, inputs, task)
         signs = {name: _signs(weight, generator) for name, weight in weights.items()}
         for name, weight in weights.items():
             weight.data = originals[name] + steps[name] * signs[name]
-        loss = _divergence(_answer(graph, undo, inputs, task), wanted, task)
+        loss = divergence(answer_of(graph, undo, inputs, task), wanted, task)
         for name, gradient in zip(weights, _gradients(loss, weights), strict=True):
             sums[name] += float((gradient.double() * signs[name]).sum()) / steps[name]
         for name, weight in weights.items():
@@ -108,7 +108,7 @@ def _differentiable(network: Network, names: Collection[str]) -> tuple[fx.GraphM
     return copied, weights
 
 
-def _answer(graph: fx.GraphModule, undo: Undo, inputs: Inputs, task: Task) -> Tensor:
+def answer_of(graph: fx.GraphModule, undo: Undo, inputs: Inputs, task: Task) -> Tensor:
     """The first output as logits; embeddings of length √(width/2), so that their mean squared error is 1 − cosine."""
     found = graph(*inputs)
     first: Tensor = undo(found if isinstance(found, Tensor) else found[0])
@@ -146,7 +146,7 @@ def _loss_of_draw(found: Tensor, task: Task, generator: torch.Generator) -> Tens
     return (found * noise).sum() * float((2 / found[0].numel()) ** 0.5)
 
 
-def _divergence(found: Tensor, wanted: Tensor, task: Task) -> Tensor:
+def divergence(found: Tensor, wanted: Tensor, task: Task) -> Tensor:
     """How far answers (n, …) are from those wanted, summed over samples, in the unit of the task's loss."""
     if task in CLASS_TASKS:
         ours, theirs = found.flatten(0, -2).log_softmax(-1), wanted.flatten(0, -2).log_softmax(-1)
