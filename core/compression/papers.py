@@ -68,6 +68,12 @@ class Papers:
             split, samples = after.quality.split, after.quality.n
             title = f"{after.quality.metric}, {samples:,} {split} samples"
             lines.append(f"| {title} | {before.quality.value:.4f} | {after.quality.value:.4f} |")
+        for title, was, now in (
+            ("parameters", before.parameters, after.parameters),
+            ("multiply-adds of a sample", before.macs, after.macs),
+        ):
+            if was != now:
+                lines.append(f"| {title} | {was:,} | {now:,} |")
         for one, other in zip(before.latency, after.latency, strict=True):
             lines.append(f"| ms at batch {one.batch} | {one.median_ms:.3f} | {other.median_ms:.3f} |")
         lines.append("")
