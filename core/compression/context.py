@@ -73,6 +73,10 @@ class Context:
     # The network that the job began with, and by id the other ones that the recipe names; None for steps on files.
     original: Network | None = None
     models: Mapping[str, Network] = field(default_factory=dict)
+    # Whether it is wanted what each layer costs alone: not of what is only tried, nor again in every round of a step.
+    alone: bool = True
+    # The network that a step of rounds began with, which shares are of; None where there are no rounds.
+    began: Network | None = None
 
     def progress(self, fraction: float, message: str = "") -> None:
         """Say how far the step is, 0 … 1."""

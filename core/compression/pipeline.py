@@ -125,7 +125,7 @@ class _Job:
             position, why = misplaced
             raise ModelpressError("method_not_applicable", why, step=request.recipe.steps[position].method)
         for spec in request.recipe.steps:
-            if request.dataset_spec is None and spec.needs.data and not spec.needs.synthetic:
+            if request.dataset_spec is None and spec.needed().data and not spec.needed().synthetic:
                 raise ModelpressError("missing_data", f"{spec.method} needs a data set.")
         prepared = prepare(request, self._scratch)
         described = prepared.description

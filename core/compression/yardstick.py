@@ -68,6 +68,7 @@ class Yardstick:
     def __init__(
         self, original: Network, dataset: Dataset, *, split: SplitName, limit: int, labelled: bool = True
     ) -> None:
+        self.split = split
         self._task = dataset.task
         self._undo = logits_of(original, dataset.task)
         self._inputs = list(input_batches(original, dataset, split, limit=limit))

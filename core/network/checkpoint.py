@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
@@ -71,9 +72,16 @@ class _Description(_Stored):
 
 
 def write_network(network: Network, description: Path, tensors: Path) -> None:
-    """Write a network; raises `unsupported_graph` for a call or a layer that is not in the lists of this format.
+    """Write a network; raises `unsupported_graph` for a call or a layer that is not in the lists of this format."""
+    told, numbers = pack_network(network)
+    save_tensors(numbers, tensors)
+    description.write_text(told, encoding="utf-8")
 
-    Only the encoding of an encoded parameter is written: the parameter is what it decodes to.
+
+def pack_network(network: Network) -> tuple[str, dict[str, Tensor]]:
+    """A network as JSON and its numbers by name; raises `unsupported_graph` as `write_network` does.
+
+    Only the encoding of an encoded parameter is packed: the parameter is what it decodes to.
     """
     places = tuple(_places(network))
     described = _Description(
@@ -87,14 +95,25 @@ def write_network(network: Network, description: Path, tensors: Path) -> None:
     numbers = {place.tensor: find(network.graph, place.path) for place in places if place.encoded is None}
     for path, encoding in network.encodings.items():
         numbers.update({f"encoding/{path}/{name}": value for name, value in encoding.stored().items()})
-    save_tensors(numbers, tensors)
-    description.write_text(json.dumps(described.model_dump(mode="json")), encoding="utf-8")
+    return json.dumps(described.model_dump(mode="json")), numbers
 
 
 def read_network(description: Path, tensors: Path) -> Network:
     """The network that was written; raises `corrupt_file` for anything else."""
-    try:
+    with _corrupt():
         return _read(_Description.model_validate_json(description.read_bytes()), load_file(tensors))
+
+
+def unpack_network(told: str, numbers: Mapping[str, Tensor]) -> Network:
+    """The network that was packed, in memory of its own; raises `corrupt_file` for anything else."""
+    with _corrupt():
+        return _read(_Description.model_validate_json(told), numbers)
+
+
+@contextmanager
+def _corrupt() -> Iterator[None]:
+    try:
+        yield
     except _ERRORS as error:
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelpressError("corrupt_file", f"The checkpoint cannot be read: {line[:300]}") from error
@@ -134,7 +153,7 @@ def _places(network: Network) -> Iterator[_Place]:
         yield _Place(path=path, kind="buffer", tensor=tensor, persistent=path in kept)
 
 
-def _read(described: _Description, numbers: dict[str, Tensor]) -> Network:
+def _read(described: _Description, numbers: Mapping[str, Tensor]) -> Network:
     # Fresh memory for each: a mapped file begins tensors at odd addresses, which some kernels compute otherwise.
     numbers = {name: value.clone() for name, value in numbers.items()}
     encodings = {path: _restore(path, config, numbers) for path, config in described.encodings.items()}

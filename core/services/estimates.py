@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from core.description import DatasetDescription, ModelDescription
 from core.resources.job import JobCreate, Range
 from core.specs.base import Spec
+from core.specs.pruning import Pruning
+from core.specs.recipe import Step
 from core.specs.train import Finetune, Training
 from core.specs.weight_bits import Bits
 
@@ -22,6 +24,8 @@ _SAMPLE_SECONDS = (2e-6, 5e-4)
 _DRAWN_SAMPLES = 512
 # Samples on which each layer is pruned alone, once as asked and at three shares for its curve.
 _PRUNED_ALONE = 256 + 3 * 64
+# Shares that are tried where quality is the budget.
+_DROP_TRIALS = 8
 # Timed runs and warm-up of each file at each batch size.
 _LATENCY_RUNS = (100, 400)
 # Forward passes that an update costs, what a teacher's answers cost besides, and what judgements add.
@@ -42,14 +46,23 @@ def estimate_seconds(asked: JobCreate, model: ModelDescription, data: DatasetDes
     low = (samples + _LATENCY_RUNS[0] * runs) * (model.macs / _FAST_MACS + _SAMPLE_SECONDS[0])
     high = (samples + _LATENCY_RUNS[1] * runs) * (model.macs / _SLOW_MACS + _SAMPLE_SECONDS[1])
     for step in asked.recipe.steps:
-        if isinstance(step, Training):
-            low += _learning_seconds(step, data, model.macs / _FAST_MACS + _SAMPLE_SECONDS[0])
-            high += _learning_seconds(step, data, model.macs / _SLOW_MACS + _SAMPLE_SECONDS[1])
+        training, times = _trainings(step)
+        if training is not None:
+            # What rounds of pruning leave is faster, by a share that is not known.
+            low += _learning_seconds(training, data, model.macs / _FAST_MACS + _SAMPLE_SECONDS[0])
+            high += times * _learning_seconds(training, data, model.macs / _SLOW_MACS + _SAMPLE_SECONDS[1])
     ceiling = asked.limits.minutes * 60
     return Range(
         low=round(min(_FIXED_SECONDS[0] + low, ceiling), 1),
         high=round(min(_FIXED_SECONDS[1] * steps + high, ceiling), 1),
     )
+
+
+def _trainings(step: Step) -> tuple[Training | None, int]:
+    """How a step trains, and how often."""
+    if isinstance(step, Pruning) and step.schedule is not None:
+        return step.schedule.train, step.schedule.rounds
+    return (step, 1) if isinstance(step, Training) else (None, 0)
 
 
 def _learning_seconds(step: Training, data: DatasetDescription | None, pass_seconds: float) -> float:
@@ -97,8 +110,20 @@ def _samples(asked: JobCreate, model: ModelDescription, data: DatasetDescription
     available = counts.get("calibration", counts.get("train", 0))
     # A network is calibrated twice, and tried with each layer alone; a file is calibrated once.
     passes = {"network": 2 + len(model.layers), "file": 1}
-    calibration = sum(passes[step.works_on] * min(_seen(step), available) for step in asked.recipe.steps)
+    calibration = sum(
+        (passes[step.works_on] + _again(step)) * min(_seen(step), available) for step in asked.recipe.steps
+    )
     return 3 * counts.get("evaluation", 0) + calibration
+
+
+def _again(step: Spec) -> int:
+    """Passes of a prune that ranks and judges more than once: in rounds, or to find what a drop allows."""
+    if not isinstance(step, Pruning):
+        return 0
+    times = _DROP_TRIALS if step.spends_drop else 1
+    if step.schedule is not None:
+        times = step.schedule.rounds
+    return 2 * (times - 1)
 
 
 def _seen(step: Spec) -> int:

@@ -170,10 +170,10 @@ def _object_to_step(pointer: str, step: Step, model: ModelDescription, ingredien
     if step.needs_labels() and not any(split.labelled for split in data.splits.values()):
         text = f"{step.method} needs labels, and the data set has none."
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
-    elif step.needs_labels() and step.needs.training:
+    elif step.needs_labels() and step.needed().training:
         yield from _object_to_labels(step, data)
     available = sum(data.splits[name].samples for name in ("calibration", "train") if name in data.splits)
-    if (step.calibration_samples() or step.needs.training) and not available:
+    if (step.calibration_samples() or step.needed().training) and not available:
         text = f"{step.method} needs a calibration or train split, and the data set has neither."
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
 
@@ -191,12 +191,12 @@ def _object_to_labels(step: Step, data: DatasetDescription) -> Iterator[Objectio
 
 
 def _object_to_no_data(step: Step, model: ModelDescription) -> Iterator[Objection]:
-    if step.needs.data and not step.needs.synthetic:
+    if step.needed().data and not step.needed().synthetic:
         text = f"{step.method} needs samples to learn from; give a data set."
         yield Objection(pointer="/dataset", severity="blocks", code="missing_data", text=text)
     elif not step.calibration_samples():
         return
-    elif step.needs.synthetic and model.can_be_drawn():
+    elif step.needed().synthetic and model.can_be_drawn():
         text = (
             f"Without a data set {step.method} is calibrated on inputs that are drawn, and only agreement with the "
             "original is measured."

@@ -98,9 +98,13 @@ class Spec(Asked, ABC):
     def requires(self, description: ModelDescription) -> Capability:
         """Whether this step can be applied to the described model, by plain Python without torch."""
 
+    def needed(self) -> Needs:
+        """What the step, as it is asked for, must be given."""
+        return self.needs
+
     def needs_labels(self) -> bool:
         """Whether the step, as it is asked for, needs labels."""
-        return self.needs.labels
+        return self.needed().labels
 
     def replaces(self) -> bool:
         """Whether the step puts another network in the place of the one it is given, whose changes are then lost."""

@@ -6,10 +6,11 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from core.description import LayerDescription, ModelDescription
-from core.specs.base import Capability, Family, Needs, Spec, WorksOn
+from core.specs.base import Capability
 from core.specs.budgets import MaskBudget, Share
 from core.specs.composition import EncodingKind
 from core.specs.named_layers import list_alone, tell_unknown
+from core.specs.pruning import Pruning
 from core.specs.weight_bits import FLOAT, Bits
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
@@ -38,12 +39,9 @@ def refuse_both(layers: Collection[str], protect: Collection[str]) -> None:
         raise ValueError(f"layers and protect both name {', '.join(both)}")
 
 
-class MaskPruning(Spec):
+class MaskPruning(Pruning):
     """What the methods have in common that leave shapes as they are and store only the weights that stay."""
 
-    family: ClassVar[Family] = "prune"
-    needs: ClassVar[Needs] = Needs(data=True, labels=False, training=False, synthetic=True)
-    works_on: ClassVar[WorksOn] = "network"
     encodes: ClassVar[EncodingKind] = "masked"
     takes: ClassVar[frozenset[EncodingKind]] = frozenset(
         {"dense", "masked", "half", "affine_integer", "codebook", "log2", "binary"}
@@ -72,7 +70,7 @@ class MaskPruning(Spec):
         refuse_both(self.layers, self.protect)
         return self
 
-    def calibration_samples(self) -> int:
+    def ranking_samples(self) -> int:
         """None for criteria that look at the weights alone."""
         return self.samples if self.criterion in _BY_DATA else 0
 

@@ -5,16 +5,17 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from core.description import LayerDescription, ModelDescription
-from core.specs.base import Capability, Family, Needs, Spec, WorksOn
+from core.specs.base import Capability
 from core.specs.budgets import BlockBudget, ChannelBudget, Share
 from core.specs.mask_pruning import refuse_both, unreadable
 from core.specs.named_layers import tell_unknown
+from core.specs.pruning import Pruning
 from core.specs.weight_bits import FLOAT, Bits
 
 ChannelCriterion = Literal["l1", "l2", "geometric_median", "fisher", "random"]
 
 
-class ChannelPruning(Spec):
+class ChannelPruning(Pruning):
     """Output channels, hidden units and attention heads are taken away: the network that is left is an ordinary one.
 
     What belongs together goes together, through sums, concatenations, norms, grouped convolutions and attention, and
@@ -23,10 +24,7 @@ class ChannelPruning(Spec):
     """
 
     title: ClassVar[str] = "Pruning of channels"
-    family: ClassVar[Family] = "prune"
-    needs: ClassVar[Needs] = Needs(data=True, labels=False, training=False, synthetic=True)
     example: ClassVar[dict[str, object]] = {"method": "prune.channels", "keep": {"macs": 0.5}}
-    works_on: ClassVar[WorksOn] = "network"
 
     method: Literal["prune.channels"] = "prune.channels"
     keep: ChannelBudget = Field(
@@ -57,7 +55,7 @@ class ChannelPruning(Spec):
         refuse_both(self.layers, self.protect)
         return self
 
-    def calibration_samples(self) -> int:
+    def ranking_samples(self) -> int:
         """None for criteria that look at the weights alone."""
         return self.samples if self.criterion == "fisher" else 0
 
@@ -84,17 +82,14 @@ class ChannelPruning(Spec):
         return Capability(ok=True, layers=weighty)
 
 
-class LayerPruning(Spec):
+class LayerPruning(Pruning):
     """Whole residual blocks or transformer layers are left out, those first without which the answers change least.
 
     Every block is tried: what is left is an ordinary network of fewer layers. Let training follow.
     """
 
     title: ClassVar[str] = "Pruning of layers"
-    family: ClassVar[Family] = "prune"
-    needs: ClassVar[Needs] = Needs(data=True, labels=False, training=False, synthetic=True)
     example: ClassVar[dict[str, object]] = {"method": "prune.layers", "keep": 0.75}
-    works_on: ClassVar[WorksOn] = "network"
 
     method: Literal["prune.layers"] = "prune.layers"
     keep: BlockBudget = Field(
@@ -108,7 +103,7 @@ class LayerPruning(Spec):
     samples: int = Field(256, ge=1, le=100_000, description="Samples of a trial, in samples.")
     protect: tuple[str, ...] = Field((), description="Names of blocks that stay, as the log and the plan have them.")
 
-    def calibration_samples(self) -> int:
+    def ranking_samples(self) -> int:
         """None where blocks are spread evenly."""
         return self.samples if self.criterion == "answers" else 0
 

@@ -7,8 +7,8 @@ from typing import final
 import torch
 from pydantic import JsonValue
 
+from core.compression.chapters import Chapter, results_of
 from core.compression.context import Context, Emit
-from core.compression.distill.chapters import Chapter, results_of
 from core.compression.distill.comparison import Exam, Scores, examine, judge_teacher, open_exam
 from core.compression.logits import logits_of
 from core.compression.method import Report

@@ -45,7 +45,7 @@ class ChannelPruner(Method[ChannelPruning]):
             groups = _choose_groups(channels, spec)
             worth = weigh_channels(network, groups, spec, context)
             context.progress(0.4, f"Choosing the widths of {len(groups)} groups")
-            widths = _choose(channels, worth, spec).widths
+            widths = _choose(channels, worth, spec, context.began).widths
             keep = {group: _best(worth[group], width) for group, width in widths.items() if width < group.size}
             curves = _measure_curves(channels, worth, context)
         choice = _account(channels, keep, spec)
@@ -137,9 +137,12 @@ def _choose_groups(channels: Channels, spec: ChannelPruning) -> tuple[Group, ...
     return found
 
 
-def _choose(channels: Channels, worth: Mapping[Group, Tensor], spec: ChannelPruning) -> Choice:
+def _choose(channels: Channels, worth: Mapping[Group, Tensor], spec: ChannelPruning, began: Network | None) -> Choice:
+    """Widths within the budget; in rounds, shares of single groups are of what they had when the rounds began."""
+    first = {} if began is None else {group.name: group.size for group in Channels(began).groups}
+    whole = {group: max(first.get(group.name, 0), group.size) for group in worth}
     fixed = {group: spec.layers[layer_of(group)] for group in worth if layer_of(group) in spec.layers}
-    bounds = Bounds(spec.least, fixed, rounded=spec.multiple == "auto")
+    bounds = Bounds(spec.least, fixed, rounded=spec.multiple == "auto", whole=whole)
     cost = _COSTS[spec.keep.measure]
     most = spec.keep.most(cost(channels.costs()))
     if spec.ranking == "layer":

@@ -15,15 +15,17 @@ Widths = dict[Group, int]
 @final
 @dataclass(frozen=True)
 class Bounds:
-    """What holds for the width of each group whatever its channels are worth."""
+    """What holds for the width of each group whatever its channels are worth: shares of `whole`, its width at first."""
 
     least: float
     fixed: Mapping[Group, float]
     rounded: bool
+    whole: Mapping[Group, int]
 
     def width(self, group: Group, wanted: float) -> int:
         """The width nearest to `wanted` indices that may be."""
-        wanted = self.fixed[group] * group.size if group in self.fixed else max(wanted, self.least * group.size)
+        whole = self.whole[group]
+        wanted = self.fixed[group] * whole if group in self.fixed else max(wanted, self.least * whole)
         if self.rounded:
             return round_width(group.size, wanted / group.size)
         return min(max(round(wanted), min(2, group.size)), group.size)

@@ -59,8 +59,11 @@ def measure_layers(
     """Of every layer in `names` (paths), what it costs when `build` quantizes it alone; on the choosing split.
 
     The cost is bounded: of a huge network only some layers are tried, spread over `names`; the others' figures are
-    None. `span` is where the trials begin and end within the step, 0 … 1. Raises `missing_data`.
+    None. `span` is where the trials begin and end within the step, 0 … 1. Nothing where the context wants none of it.
+    Raises `missing_data`.
     """
+    if not context.alone:
+        return {}
     dataset = context.needed_dataset()
     split = choosing_split(dataset)
     size = network.inputs[0].shape[0] if network.inputs[0].shape else 1

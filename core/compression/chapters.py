@@ -1,4 +1,4 @@
-"""A checkpoint of a step that trains twice: what the first training came to is kept beside the state of the second."""
+"""A checkpoint of a step of several parts: what earlier ones came to is kept beside the state of the present one."""
 
 from collections.abc import Mapping
 from typing import final
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from core.compression.context import StepCheckpoint
 
-_CHAPTER, _RESULTS = "chapter", "results"
+_CHAPTER, _RESULTS, _FACTS = "chapter", "results", "facts"
 _INNER, _RESULT = "inner/", "result/"
 
 Kept = tuple[dict[str, Tensor], dict[str, JsonValue]]
@@ -16,19 +16,19 @@ Kept = tuple[dict[str, Tensor], dict[str, JsonValue]]
 
 @final
 class Chapter(StepCheckpoint):
-    """The checkpoint of one training of several; `number` counts them from 0, `results` are those of earlier ones."""
+    """The checkpoint of one part of several; `number` counts them from 0, `results` are those of earlier ones."""
 
     def __init__(self, whole: StepCheckpoint, number: int, results: Kept = ({}, {})) -> None:
         self._whole, self._number, self._results = whole, number, results
 
     def restore(self) -> Kept | None:
-        """What this chapter kept; None where the step was last in another one."""
+        """What this chapter kept; None where the step was last in another one, or at the beginning of this one."""
         found = self._whole.restore()
         if found is None or found[1].get(_CHAPTER) != self._number:
             return None
         tensors, facts = found
-        inner = facts.get("facts")
-        return _below(tensors, _INNER), dict(inner) if isinstance(inner, Mapping) else {}
+        inner = facts.get(_FACTS)
+        return (_below(tensors, _INNER), dict(inner)) if isinstance(inner, Mapping) else None
 
     def due(self) -> bool:
         """As for the whole step."""
@@ -36,10 +36,17 @@ class Chapter(StepCheckpoint):
 
     def keep(self, tensors: Mapping[str, Tensor], facts: Mapping[str, JsonValue]) -> None:
         """Keep this chapter's state beside the results of earlier ones."""
-        result_tensors, result_facts = self._results
         inner = {_INNER + name: tensor for name, tensor in tensors.items()}
+        self._write(inner, {_FACTS: dict(facts)})
+
+    def begin(self) -> None:
+        """Keep the results of earlier chapters alone."""
+        self._write({}, {})
+
+    def _write(self, tensors: Mapping[str, Tensor], facts: Mapping[str, JsonValue]) -> None:
+        result_tensors, result_facts = self._results
         results = {_RESULT + name: tensor for name, tensor in result_tensors.items()}
-        self._whole.keep(inner | results, {_CHAPTER: self._number, "facts": dict(facts), _RESULTS: result_facts})
+        self._whole.keep({**tensors, **results}, {_CHAPTER: self._number, _RESULTS: result_facts, **facts})
 
 
 def results_of(whole: StepCheckpoint) -> Kept | None:
