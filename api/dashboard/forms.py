@@ -160,7 +160,9 @@ def _walk(
             yield Leaf((*path, key), {**written, "type": "string", "optional": True}, key, default)
             yield from _walk(chosen, definitions, (*path, key), key, dict.fromkeys(chosen["properties"]))
         elif "properties" in inner:
-            nested = default if isinstance(default, Mapping) else {}
+            # What is nothing by itself has no defaults either, so that all can stay empty.
+            none: Mapping[str, object] = dict.fromkeys(inner["properties"]) if inner.get("optional") else {}
+            nested = default if isinstance(default, Mapping) else none
             if inner.get("optional") and nested:
                 said = {"enum": [_GIVEN, ""], "description": inner.get("description", ""), "optional": True}
                 yield Leaf((*path, key), {**said, "given": True}, key, _GIVEN)
@@ -176,7 +178,8 @@ def _resolve(schema: Schema, definitions: Schema) -> Schema:
     options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
     if len(options) == 1:
         return {**_resolve(options[0], definitions), **schema, "optional": True}
-    return schema
+    # One of several objects is written as JSON.
+    return {**schema, "type": "object"} if "oneOf" in schema else schema
 
 
 def _object_beside_others(schema: Schema, definitions: Schema) -> Schema | None:
@@ -190,6 +193,10 @@ def _field(leaf: Leaf, prefix: str, texts: Texts, errors: Mapping[str, str]) -> 
     name = _name(prefix, leaf.path)
     kind = _kind(leaf.schema)
     default = "" if leaf.default is None else _text(leaf.default)
+    choices = tuple(str(choice) for choice in leaf.schema.get("enum", ()))
+    if kind == "choice" and not default and "" not in choices:
+        # Nothing is chosen until somebody does.
+        choices = ("", *choices)
     return FormField(
         name=name,
         label=_title(leaf.path[-1]),
@@ -197,7 +204,7 @@ def _field(leaf: Leaf, prefix: str, texts: Texts, errors: Mapping[str, str]) -> 
         kind=kind,
         hint=_hint(leaf.schema),
         value=texts.get(name, default) if kind != "fixed" else _text(leaf.schema["const"]),
-        choices=tuple(str(choice) for choice in leaf.schema.get("enum", ())),
+        choices=choices,
         error=errors.get(name),
     )
 

@@ -22,6 +22,21 @@ LEARNT_TASKS: tuple[Task, ...] = (
 USUAL_EPOCHS = 5.0
 
 
+class Regularisation(Asked):
+    """What draws weights towards zero while they are trained, so that less is lost when the small ones are pruned."""
+
+    of: Literal["weights", "channels"] = Field(
+        description="weights: each by itself (L1), before `prune.weights`. channels: all weights of a channel, unit or "
+        "head together (group lasso, arXiv 1608.03665), before `prune.channels`; those that are stored as floats."
+    )
+    strength: float = Field(
+        gt=0,
+        le=10,
+        description="Every update draws each weight towards zero by this times the learning rate, of channels in the "
+        "mean over their weights; 0.01 to 0.1 are usual.",
+    )
+
+
 class Training(Asked):
     """How long and how a network is trained; one part of every step that trains."""
 
@@ -56,6 +71,9 @@ class Training(Asked):
     )
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of each label that is spread evenly over all classes."
+    )
+    regularise: Regularisation | None = Field(
+        None, description="Sparse regularisation: what draws weights towards zero, for steps of pruning that follow."
     )
     augment: Augmentation = Field(
         "none",

@@ -21,6 +21,7 @@ from core.compression.train.latent import latent_weights
 from core.compression.train.mount import TrainableNetwork
 from core.compression.train.objective import Objective
 from core.compression.train.outcome import Trained, changed_layers, check_same, remarks
+from core.compression.train.regularisation import make_regulariser
 from core.compression.train.state import put_state, put_weights, state_of, weights_of
 from core.compression.train.updates import Learner, rate_at
 from core.compression.train.validation import SPLIT, Examiner, Judgement
@@ -74,7 +75,8 @@ class _Run:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         latent = latent_weights(network, context.original)
         mounted = TrainableNetwork(network, objective.watched, latent).to(device)
-        self._learner = Learner(mounted, objective.to(device), settings, self._feeder.batch_size, device)
+        regulariser = make_regulariser(settings.regularise, network, mounted)
+        self._learner = Learner(mounted, objective.to(device), settings, self._feeder.batch_size, device, regulariser)
         undo = logits_of(network, data.task)
         examiner = Examiner(data, names, fixed_batch=self._fixed, undo=undo) if data.count(SPLIT) else None
         self._examiner = examiner if examiner is not None and examiner.samples else None

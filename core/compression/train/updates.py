@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import Any, Protocol, final
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,14 @@ def rate_at(update: int, steps: int, settings: Training) -> float:
     return 0.5 * (1 + math.cos(math.pi * (update - rise) / max(steps - rise, 1)))
 
 
+class Regulariser(Protocol):
+    """A proximal step after each update: it draws the weights that the update leaves towards zero."""
+
+    def shrink(self, rate: float) -> None:
+        """Change the weights in place; `rate` is the learning rate of the update."""
+        ...
+
+
 @final
 @dataclass
 class Learner:
@@ -43,6 +51,7 @@ class Learner:
     settings: Training
     micro_batch: int
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    regulariser: Regulariser | None = None
 
     def __post_init__(self) -> None:
         trained = {
@@ -72,6 +81,8 @@ class Learner:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["pace"]
         self.optimiser.step()
+        if self.regulariser is not None:
+            self.regulariser.shrink(rate)
         if self.settings.ema is not None:
             decay = min(self.settings.ema, (1 + number) / (_EMA_WARM_UP + number))
             torch._foreach_lerp_(self.mean, [parameter.detach() for parameter in self.parameters], 1 - decay)

@@ -4,6 +4,7 @@ from pydantic import ValidationError
 from api.dashboard import forms
 from core.specs.distill import LogitDistillation, Thinning
 from core.specs.linear import ActivationGrid, LinearQuantization
+from core.specs.mask_pruning import WeightPruning
 from core.specs.methods import METHODS, method_name
 from core.specs.recipe import Constraints, Target
 
@@ -54,6 +55,24 @@ def test_what_is_emptied_is_none_where_that_is_no_default() -> None:
     assert emptied == {"activations": None}
     kept = forms.read(SCHEMA, STEP, {f"{STEP}.activations": "given", f"{STEP}.activations.bits": "16"})
     assert LinearQuantization.model_validate(kept).activations == ActivationGrid(bits=16)
+
+
+def test_budgets_and_rounds_of_pruning_are_entered_and_survive_the_form() -> None:
+    schema = WeightPruning.model_json_schema()
+    texts = {field.name: field.value for field in forms.fields(schema, STEP, texts={}, errors={})}
+    assert texts[f"{STEP}.keep.weights"] == "0.5"
+    shapes = [field for field in forms.fields(schema, STEP, texts={}, errors={}) if field.name.endswith("shape")]
+    assert [(field.value, field.choices) for field in shapes] == [("", ("", "linear", "cubic"))]
+    assert WeightPruning.model_validate(forms.read(schema, STEP, texts)) == WeightPruning()
+    typed = {"keep.weights": "", "keep.bytes": "5000", "schedule.rounds": "3", "schedule.shape": "linear"}
+    typed["schedule.train"] = '{"method": "finetune", "epochs": 2}'
+    asked = texts | {f"{STEP}.{name}": text for name, text in typed.items()}
+    step = WeightPruning.model_validate(forms.read(schema, STEP, asked))
+    train = {"method": "finetune", "epochs": 2}
+    schedule = {"rounds": 3, "shape": "linear", "train": train}
+    assert step == WeightPruning.model_validate({"keep": {"bytes": 5000}, "schedule": schedule})
+    again = forms.texts_of(step.model_dump(mode="json"), STEP, whole=forms.open_names(schema, STEP))
+    assert WeightPruning.model_validate(forms.read(schema, STEP, again)) == step
 
 
 def test_what_is_no_json_is_left_to_the_schema() -> None:
