@@ -22,8 +22,8 @@ import torch
 
 from benchmarks.finetune import SPECS
 from benchmarks.fisher_codebook import TEXT
+from core.compression import sensitivity
 from core.compression.context import Context
-from core.compression.quantize import sensitivity
 from core.compression.registry import method_of
 from core.compression.yardstick import judge_labels
 from core.data.dataset import Dataset, open_dataset

@@ -22,11 +22,11 @@ import torch
 
 from benchmarks.finetune import SPECS
 from benchmarks.low_bits import Case, open_case
+from core.compression import sensitivity
+from core.compression.candidates import find_candidates
 from core.compression.context import Context
 from core.compression.method import Report
-from core.compression.quantize import sensitivity
 from core.compression.quantize.allocation import Options, allocate
-from core.compression.quantize.candidates import find_candidates
 from core.compression.quantize.decision import Decision
 from core.compression.quantize.widths import Widths
 from core.compression.registry import method_of

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 from core.compression.context import Context
 from core.compression.method import Method, Report
 from core.compression.prune.block_goal import BlockGoal
-from core.compression.quantize.sensitivity import effort_for, measure_sensitivity
+from core.compression.sensitivity import effort_for, measure_sensitivity
 from core.compression.yardstick import Yardstick, choosing_split
 from core.errors import ModelpressError
 from core.network.describe import describe

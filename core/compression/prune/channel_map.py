@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from core.compression.quantize.candidates import TRANSPOSED
+from core.compression.candidates import TRANSPOSED
 from core.network.surgery import Channels, Group
 from core.network.surgery.cutting import owners
 

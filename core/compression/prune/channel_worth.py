@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from core.compression.candidates import TRANSPOSED
 from core.compression.context import Context
 from core.compression.curvature import fisher_of
 from core.compression.prune.criteria import FISHER_BATCH, take_samples
-from core.compression.quantize.candidates import TRANSPOSED
 from core.errors import ModelpressError
 from core.network.network import Network
 from core.network.surgery import Group

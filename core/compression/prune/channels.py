@@ -13,7 +13,7 @@ from core.compression.prune.channel_map import kept_outputs
 from core.compression.prune.channel_worth import layer_of, layers_of, outputs_of, weigh_channels
 from core.compression.prune.curves import measure_curves, with_curves
 from core.compression.prune.widths import Bounds, Choice, Widths, choose_alike, choose_together
-from core.compression.quantize.sensitivity import measure_layers
+from core.compression.sensitivity import measure_layers
 from core.errors import ModelpressError
 from core.findings import make_finding
 from core.network.network import Network

@@ -6,10 +6,10 @@ from typing import cast, final
 import torch
 from torch import Tensor, fx, nn
 
+from core.compression.candidates import Candidate
 from core.compression.context import Context
 from core.compression.curvature import diagonal_fisher
 from core.compression.matrices import Product, as_matrix, as_weight, take_rows
-from core.compression.quantize.candidates import Candidate
 from core.compression.yardstick import Inputs, input_batches
 from core.errors import ModelpressError
 from core.network.network import Network

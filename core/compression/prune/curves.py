@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection
 
 from core.compression.context import Context
-from core.compression.quantize.sensitivity import effort_for, measure_sensitivity, spread
+from core.compression.sensitivity import effort_for, measure_sensitivity, spread
 from core.compression.yardstick import Yardstick, choosing_split
 from core.network.describe import describe
 from core.network.network import Network

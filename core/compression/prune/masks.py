@@ -7,6 +7,7 @@ from typing import cast, final
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from core.compression.candidates import Candidate, find_candidates, put_encodings
 from core.compression.context import Context
 from core.compression.matrices import PRODUCTS, Product, as_matrix, as_weight
 from core.compression.method import Method, Report
@@ -15,8 +16,7 @@ from core.compression.prune.criteria import weigh
 from core.compression.prune.curves import measure_curves, with_curves
 from core.compression.prune.ranking import Scored, keep_n_of_m, keep_of_all, keep_of_each, keep_of_outputs
 from core.compression.prune.units import units_of
-from core.compression.quantize.candidates import Candidate, find_candidates, put_encodings
-from core.compression.quantize.sensitivity import measure_layers
+from core.compression.sensitivity import measure_layers
 from core.errors import ModelpressError
 from core.findings import make_finding
 from core.network.encodings import Dense, Elementwise, Encoding, Masked

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx, nn
 
-from core.compression.quantize.candidates import encode_parameter
+from core.compression.candidates import encode_parameter
 from core.compression.quantize.placement import Placement, place
 from core.compression.quantize.ranges import USUAL, Range
 from core.network.encodings import ActivationGrid, AffineInteger, DynamicGrid, Grid

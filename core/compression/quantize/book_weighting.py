@@ -12,10 +12,10 @@ from typing import Final, Literal, get_args
 from pydantic import BaseModel, JsonValue, ValidationError
 from torch import Tensor
 
+from core.compression.candidates import put_encodings
 from core.compression.context import Context
-from core.compression.quantize.candidates import put_encodings
 from core.compression.quantize.few_values import Given
-from core.compression.quantize.sensitivity import effort_for
+from core.compression.sensitivity import effort_for
 from core.compression.yardstick import Yardstick, choosing_split
 from core.errors import ModelpressError
 from core.network.describe import describe

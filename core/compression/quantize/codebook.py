@@ -8,10 +8,10 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from core.compression.candidates import Candidate
 from core.compression.context import Context
 from core.compression.curvature import diagonal_fisher
 from core.compression.quantize.book_weighting import Weighting, choose_weightings, weigh_errors
-from core.compression.quantize.candidates import Candidate
 from core.compression.quantize.few_values import Given, ValueQuantizer
 from core.compression.quantize.kmeans import cluster
 from core.compression.yardstick import input_batches

@@ -7,8 +7,8 @@ from typing import final
 import torch
 from torch import Tensor
 
+from core.compression.candidates import Candidate
 from core.compression.context import Context
-from core.compression.quantize.candidates import Candidate
 from core.compression.quantize.correction import correct_biases
 from core.compression.quantize.rounding import Progress, round_weights
 from core.compression.quantize.templates import FULL_BITS, make_template

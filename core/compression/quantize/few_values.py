@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, JsonValue, ValidationError
 from torch import Tensor
 
+from core.compression.candidates import Candidate, find_candidates, put_encodings
 from core.compression.context import Context
 from core.compression.method import Method, Report
-from core.compression.quantize.candidates import Candidate, find_candidates, put_encodings
 from core.compression.quantize.rounding import round_weights
-from core.compression.quantize.sensitivity import keep_float, measure_layers, rank
+from core.compression.sensitivity import keep_float, measure_layers, rank
 from core.compression.yardstick import SQNR_OF_EQUAL_DB, Yardstick, choosing_split, input_batches
 from core.data.dataset import Dataset
 from core.errors import ModelpressError

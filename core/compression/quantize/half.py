@@ -8,9 +8,9 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
+from core.compression.candidates import find_candidates, put_encodings
 from core.compression.context import Context
 from core.compression.method import Method, Report
-from core.compression.quantize.candidates import find_candidates, put_encodings
 from core.errors import ModelpressError
 from core.findings import make_finding
 from core.network.encodings import Dense, Encoding, Half, put_on

@@ -5,7 +5,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from core.compression.quantize.candidates import weight_axis
+from core.compression.candidates import weight_axis
 from core.compression.quantize.few_values import Given, ValueQuantizer
 from core.compression.quantize.level_scales import level_scales
 from core.compression.quantize.scale_search import symmetric_scales

@@ -9,18 +9,18 @@ from typing import final
 import torch
 from torch import Tensor
 
+from core.compression.candidates import Candidate, find_candidates
 from core.compression.context import Context
 from core.compression.method import Method, Report
 from core.compression.quantize.assembly import Plan, assemble, can_round, placement_of
 from core.compression.quantize.calibration import watch
-from core.compression.quantize.candidates import Candidate, find_candidates
 from core.compression.quantize.encoded_weights import WeightRounder, tell_samples
 from core.compression.quantize.linear_record import Recorded, read_record, write_record
 from core.compression.quantize.ranges import USUAL, Range, choose_range, settle_symmetry
 from core.compression.quantize.rescaling import rescale
 from core.compression.quantize.saturation import GRIDS, kernels_saturate
-from core.compression.quantize.sensitivity import keep_float, measure_layers, rank
 from core.compression.quantize.weights import Chosen, Trial, choose_grid, repeat_grid
+from core.compression.sensitivity import keep_float, measure_layers, rank
 from core.compression.yardstick import Yardstick, choosing_split, input_batches
 from core.errors import ModelpressError
 from core.findings import make_finding

@@ -6,9 +6,9 @@ from typing import cast, final
 
 from pydantic import JsonValue
 
+from core.compression.candidates import find_candidates
 from core.compression.context import Context
 from core.compression.method import Method, Report
-from core.compression.quantize.candidates import find_candidates
 from core.compression.quantize.decision import Decision, read_decision
 from core.compression.quantize.linear import LinearQuantizer
 from core.compression.quantize.time_choice import choose_floats

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
+from core.compression.candidates import find_candidates
 from core.compression.context import Context
-from core.compression.quantize.candidates import find_candidates
 from core.compression.quantize.equalization import equalize
 from core.compression.quantize.smoothing import smooth
 from core.compression.yardstick import input_batches

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from core.compression.quantize.candidates import weight_axis
+from core.compression.candidates import weight_axis
 from core.compression.quantize.scale_search import asymmetric_grids, symmetric_scales
 from core.compression.quantize.scales import scale_axis
 from core.errors import ModelpressError

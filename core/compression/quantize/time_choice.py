@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from core.compression.candidates import Candidate
 from core.compression.context import Context
 from core.compression.method import Report
 from core.compression.quantize.allocation import Options, allocate
-from core.compression.quantize.candidates import Candidate
 from core.compression.quantize.decision import Decision, Told
 from core.compression.quantize.layer_times import LayerTimes, time_layers
 from core.compression.quantize.linear import LinearQuantizer

@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
+from core.compression.candidates import Candidate, put_encodings
 from core.compression.context import Context
 from core.compression.quantize.allocation import Allocation, Options, allocate, trace_curve
-from core.compression.quantize.candidates import Candidate, put_encodings
 from core.compression.quantize.decision import Contestant, CurvePoint, Decision, Told
 from core.compression.quantize.rounding import round_weights
-from core.compression.quantize.sensitivity import effort_for
 from core.compression.quantize.width_costs import Costs, measure_costs
 from core.compression.quantize.widths import Widths
+from core.compression.sensitivity import effort_for
 from core.compression.yardstick import Yardstick, choosing_split, input_batches
 from core.errors import ModelpressError
 from core.network.describe import describe

@@ -8,8 +8,8 @@ import torch
 
 from core.compression.context import Context
 from core.compression.curvature import diagonal_fisher, mean_curvature
-from core.compression.quantize.sensitivity import effort_for
 from core.compression.quantize.widths import Widths
+from core.compression.sensitivity import effort_for
 from core.compression.yardstick import Inputs, Yardstick, input_batches
 from core.network.describe import describe
 from core.specs.mixed import FLOAT_BITS, MixedQuantization

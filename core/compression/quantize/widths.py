@@ -6,7 +6,7 @@ from typing import Final, final
 
 from torch import Tensor
 
-from core.compression.quantize.candidates import Candidate, put_encodings
+from core.compression.candidates import Candidate, put_encodings
 from core.compression.quantize.templates import make_template
 from core.network.encodings import AffineInteger, Dense, Encoding, put_on
 from core.network.network import Network

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from core.compression.candidates import find_candidates
 from core.compression.context import Context
 from core.compression.method import Report
 from core.compression.quantize import width_choice
-from core.compression.quantize.candidates import find_candidates
 from core.compression.quantize.decision import Decision
 from core.compression.quantize.layer_times import LayerTimes
 from core.compression.quantize.mixed import MixedQuantizer
@@ -311,7 +311,7 @@ def test_fewer_bits_are_never_told_to_cost_less_and_a_few_trials_tell_of_all(
         costs = list(row.values())
         assert costs == sorted(costs, reverse=True)
         assert row[FLOAT_BITS] == 0.0
-    monkeypatch.setattr("core.compression.quantize.sensitivity.MOST_MACS", 5 * 8 * describe(uneven).macs)
+    monkeypatch.setattr("core.compression.sensitivity.MOST_MACS", 5 * 8 * describe(uneven).macs)
     some = measure_costs(widths, ask(), context(), (0, 1))
     assert set(some) == set(every)
     for path, row in some.items():
@@ -328,7 +328,7 @@ def test_a_width_at_which_a_layer_is_exact_tells_nothing_of_others(
     candidates, _ = find_candidates(uneven, (), takes=frozenset({"dense"}))
     widths = Widths(uneven, candidates, SharedGrid(per="tensor"), (2, 4), floats=True)
     assert widths.table["conv2"][1].error == 0.0
-    monkeypatch.setattr("core.compression.quantize.sensitivity.MOST_MACS", 4 * 8 * describe(uneven).macs)
+    monkeypatch.setattr("core.compression.sensitivity.MOST_MACS", 4 * 8 * describe(uneven).macs)
     costs = measure_costs(widths, ask(), context(), (0, 1))
     assert 0 < costs["conv2"][2] < 100
 

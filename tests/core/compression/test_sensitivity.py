@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from core.compression import sensitivity
 from core.compression.context import Context
-from core.compression.quantize import sensitivity
-from core.compression.quantize.sensitivity import (
+from core.compression.sensitivity import (
     FEWEST_SAMPLES,
     MOST_MACS,
     SAMPLES,

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core.compression.candidates import Candidate, put_encodings
 from core.compression.checks import check_step
 from core.compression.context import Context
 from core.compression.quantize.book_weighting import weigh_errors
-from core.compression.quantize.candidates import Candidate, put_encodings
 from core.compression.quantize.few_values import Given
 from core.compression.registry import method_of
 from core.compression.yardstick import Yardstick

@@ -9,9 +9,9 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from core.compression.candidates import put_encodings
 from core.compression.checks import check_step
 from core.compression.context import Context
-from core.compression.quantize.candidates import put_encodings
 from core.compression.registry import method_of
 from core.data.dataset import Dataset
 from core.errors import ModelpressError

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core.compression.candidates import put_encodings
 from core.compression.checks import check_step
-from core.compression.quantize.candidates import put_encodings
 from core.compression.quantize.linear import LinearQuantizer
 from core.data.dataset import Dataset, open_dataset
 from core.description import DatasetSpec, SplitArrays

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from core.compression.candidates import put_encodings
 from core.compression.checks import check_step
 from core.compression.method import Report
 from core.compression.quantize import QUANTIZE
-from core.compression.quantize.candidates import put_encodings
 from core.compression.train.grids import LearningGrid
 from core.compression.train.losses import TaskObjective
 from core.compression.train.mount import TrainableNetwork

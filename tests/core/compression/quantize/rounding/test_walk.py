@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
-from core.compression.quantize.candidates import put_encodings
+from core.compression.candidates import put_encodings
 from core.compression.quantize.rounding import round_weights, walk
 from core.compression.relay import Relay, stages_of
 from core.description import TensorDescription

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from core.compression.quantize.candidates import find_candidates, put_encodings
+from core.compression.candidates import find_candidates, put_encodings
 from core.errors import ModelpressError
 from core.network.encodings import AffineInteger, Dense, Masked, packed_grid
 from core.network.inspect import read
