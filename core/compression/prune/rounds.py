@@ -176,6 +176,8 @@ class _Course:
             checkpoint=self._chapter(2 * number),
             recorded=None if known is None else known.training,
             seed=seed_of_step(self._context.seed, number),
+            # What the rounds began with is the teacher, where a step is called by itself.
+            original=self._context.original or self._given,
         )
         context = replace(context, emit=self._count_epochs(context.emit))
         trained, report = _TRAINERS[type(train)].apply(network, train, context)

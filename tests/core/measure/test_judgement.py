@@ -169,8 +169,9 @@ def test_findings_of_earlier_steps_are_kept_and_the_worst_come_first():
     assert judgement.satisfied
 
 
-def test_a_budget_that_a_step_could_not_keep_to_is_a_limit_that_does_not_hold():
-    given = (make_finding("budget_missed", "With the fewest bits the weights take 5 bytes; the budget is 4."),)
+@pytest.mark.parametrize("code", ["budget_missed", "pruning_goal_missed"])
+def test_a_budget_that_a_step_could_not_keep_to_is_a_limit_that_does_not_hold(code):
+    given = (make_finding(code, "With the fewest bits the weights take 5 bytes; the budget is 4."),)
     assert not judge(GOOD, Constraints(), given=given).satisfied
 
 

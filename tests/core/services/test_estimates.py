@@ -151,6 +151,23 @@ def test_training_takes_the_time_of_its_epochs_or_its_minutes() -> None:
     assert seconds(epochs=1, minutes=300) == one
 
 
+def test_rounds_of_pruning_take_the_time_of_their_trainings() -> None:
+    model, data = described(JOBS["resnet20_cifar10"]), described_dataset()
+
+    def seconds(**settings: object) -> Range:
+        steps = [{"method": "prune.channels", **settings}]
+        return estimates.estimate_seconds(asked(recipe={"steps": steps}, limits=Limits(minutes=1000)), model, data, 1)
+
+    once, train = seconds(), {"method": "finetune", "epochs": 4}
+    ranked = seconds(schedule={"rounds": 3})
+    trained = seconds(schedule={"rounds": 3, "train": train})
+    assert ranked.high > once.high
+    # Three times four epochs of 500 samples at 3 passes, on the slow machine; rounds may be left out.
+    assert trained.high - ranked.high > 3 * 4 * 3 * 500 * model.macs / 3e9
+    assert trained.low > ranked.low
+    assert seconds(keep={"max_drop": 0.01}).high > once.high
+
+
 def test_weights_inside_of_branches_are_in_the_file() -> None:
     # silero-vad 6.2.3 for 16 kHz: 208 kB in layers of the main graph, 1.06 MB in branches.
     layer = described(JOBS["lenet300_fashion"]).layers[0].model_copy(update={"parameters": 52_000})
