@@ -6,8 +6,9 @@ from typing import cast, final
 import torch
 from torch import Tensor, nn
 
+from core.compression.layer_walk import Rows, Tick
 from core.compression.matrices import as_matrix
-from core.compression.quantize.rounding.rounder import Rounder, Rows, Task, Tick
+from core.compression.quantize.rounding.rounder import Rounder, Task
 from core.network.encodings import AffineInteger
 from core.network.encodings.blocks import Blocks
 

@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from core.compression.layer_walk import Progress
 from core.compression.quantize.rounding.adaround import Adaround
 from core.compression.quantize.rounding.gptq import Gptq
 from core.compression.quantize.rounding.rounder import Rounder
-from core.compression.quantize.rounding.walk import Progress, Walk
+from core.compression.quantize.rounding.walk import Walk
 from core.compression.relay import Samples
 from core.network.encodings import AffineInteger, Elementwise
 from core.network.network import Network

@@ -6,7 +6,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from core.compression.quantize.rounding.rounder import Rounder, Rows, Task, Tick
+from core.compression.layer_walk import Rows, Tick
+from core.compression.quantize.rounding.rounder import Rounder, Task
 from core.compression.quantize.rounding.snapper import Snapper
 from core.compression.second_moments import WIDEST, Moments, MomentSum
 from core.specs.rounding import Rounding

@@ -1,17 +1,15 @@
 """What a method of rounding is: it collects rows of a layer's inputs, and then chooses among the values of a grid."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from torch import Tensor
 
+from core.compression.layer_walk import Rows, Tick
 from core.compression.matrices import Product
 from core.compression.quantize.rounding.snapper import Snapper
 from core.network.encodings import Elementwise
-
-Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -31,17 +29,6 @@ class Task:
     relu: bool
     added: bool
     rows: int
-
-
-class Rows(ABC):
-    """What is remembered of a layer's inputs, in bounded memory."""
-
-    @abstractmethod
-    def add(self, rows: Tensor, original: Tensor, beside: tuple[Tensor, Tensor] | None) -> None:
-        """Inputs x̂ and those of the original x, (groups, rows, columns), and what the outputs are added to, r̂ and r.
-
-        `beside` is None where the outputs are added to nothing, and where that is not known yet.
-        """
 
 
 R = TypeVar("R", bound=Rows)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from core.compression import layer_walk
 from core.compression.candidates import put_encodings
-from core.compression.quantize.rounding import round_weights, walk
+from core.compression.quantize.rounding import round_weights
 from core.compression.relay import Relay, stages_of
 from core.description import TensorDescription
 from core.errors import ModelpressError
@@ -127,20 +128,20 @@ def test_without_room_for_values_in_between_it_gives_nearly_the_same(
     roomy = round_weights(network, templates, asked, samples, tell)
     again = round_weights(network, templates, asked, samples, tell)
     assert all(torch.equal(again[name].codes, encoding.codes) for name, encoding in roomy.items())
-    monkeypatch.setattr(walk, "KEPT_BYTES", 0)
+    monkeypatch.setattr(layer_walk, "KEPT_BYTES", 0)
     alike = round_weights(network, templates, asked, samples, tell)
     assert all(torch.equal(alike[name].codes, encoding.codes) for name, encoding in roomy.items())
-    monkeypatch.setattr(walk, "MOST_MACS", 1.0)
+    monkeypatch.setattr(layer_walk, "MOST_MACS", 1.0)
     at_once = round_weights(network, templates, asked, samples, tell)
-    monkeypatch.setattr(walk, "STAGE_BYTES", 1)
+    monkeypatch.setattr(layer_walk, "STAGE_BYTES", 1)
     one_by_one = round_weights(network, templates, asked, samples, tell)
     assert all(torch.equal(one_by_one[name].codes, encoding.codes) for name, encoding in roomy.items())
     assert error(network, at_once) < 0.9 * error(network, templates)
 
 
 def test_few_rows_are_taken_of_many(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "MOST_ROWS", 128)
-    monkeypatch.setattr(walk, "ROWS_A_COLUMN", 1)
+    monkeypatch.setattr(layer_walk, "MOST_ROWS", 128)
+    monkeypatch.setattr(layer_walk, "ROWS_A_COLUMN", 1)
     templates = templates_of(network)
     found = round_weights(network, templates, Rounding(method="gptq"), samples, tell)
     assert error(network, found) < 0.8 * error(network, templates)
@@ -195,8 +196,8 @@ def test_sums_of_different_shapes_are_no_streams(method: str, monkeypatch: pytes
     spread = Network(graph=graph, inputs=(described[0],), outputs=(described[1],))
     templates = templates_of(spread)
     seen: list[bool] = []
-    rows = walk.output_rows
-    monkeypatch.setattr(walk, "output_rows", lambda *given: seen.append(True) or rows(*given))
+    rows = layer_walk.output_rows
+    monkeypatch.setattr(layer_walk, "output_rows", lambda *given: seen.append(True) or rows(*given))
     asked = Rounding.model_validate({"method": method, "steps": 20})
     found = round_weights(spread, templates, asked, lambda: iter([(torch.randn(6, 5, 4),)]), tell)
     assert found.keys() == templates.keys()
@@ -215,9 +216,9 @@ def test_rows_are_counted_by_sample_however_they_lie(monkeypatch: pytest.MonkeyP
     graph = fx.symbolic_trace(Flat().eval())
     described = [TensorDescription(name=name, dtype="float32", shape=("batch", 50, 4)) for name in ("x", "y")]
     flat = Network(graph=graph, inputs=(described[0],), outputs=(described[1],))
-    monkeypatch.setattr(walk, "MOST_ROWS", 64)
+    monkeypatch.setattr(layer_walk, "MOST_ROWS", 64)
     counted: list[int] = []
-    rows = walk.take_rows
+    rows = layer_walk.take_rows
     monkeypatch.setattr(
         walk, "take_rows", lambda layer, value, few: counted.append(len(few)) or rows(layer, value, few)
     )
