@@ -220,7 +220,7 @@ def test_rows_are_counted_by_sample_however_they_lie(monkeypatch: pytest.MonkeyP
     counted: list[int] = []
     rows = layer_walk.take_rows
     monkeypatch.setattr(
-        walk, "take_rows", lambda layer, value, few: counted.append(len(few)) or rows(layer, value, few)
+        layer_walk, "take_rows", lambda layer, value, few: counted.append(len(few)) or rows(layer, value, few)
     )
     batches = [(torch.randn(8, 50, 4),) for _ in range(4)]
     round_weights(flat, templates_of(flat), Rounding(method="gptq"), lambda: iter(batches), tell)
