@@ -1,5 +1,6 @@
 """What one round of several may leave, as the budget of a prune in one shot."""
 
+import math
 from dataclasses import dataclass
 from typing import TypeVar, final
 
@@ -46,7 +47,7 @@ class RoundBudgets:
         if measure == "blocks":
             wanted = max(round(amount), 1)
             return None if wanted >= left else self.keep.of(measure, wanted / left)
-        return None if left <= amount else self.keep.of(measure, max(amount, 1.0))
+        return None if left <= amount else self.keep.of(measure, max(math.floor(amount), 1))
 
 
 def whole_of(measure: str, network: Network) -> float:
