@@ -69,7 +69,7 @@ class _Course:
     ) -> None:
         self._pruner, self._join, self._given = pruner, join, network
         self._spec, self._schedule, self._context = spec, schedule, context
-        self._yardstick = open_yardstick(network, context) if spec.spends_drop or context.dataset else None
+        self._yardstick = open_yardstick(network, context) if spec.spends_drop or _can_judge(context) else None
         self._recorded = _read(context)
         found = results_of(context.checkpoint)
         if found is not None and found[1]:
@@ -247,6 +247,11 @@ class _Course:
             emit(message)
 
         return pass_on
+
+
+def _can_judge(context: Context) -> bool:
+    """Whether there are samples that choices may be made on."""
+    return context.dataset is not None and any(context.dataset.count(each) for each in ("validation", "calibration"))
 
 
 def _read(context: Context) -> tuple[Round, ...] | None:

@@ -30,6 +30,19 @@ def test_labelled_samples_are_needed_where_training_looks(tenant: str) -> None:
     assert "the train split has none" in text
 
 
+def test_training_and_drops_within_a_prune_need_what_they_would_alone(tenant: str) -> None:
+    rounds = {"method": "prune.weights", "schedule": {"rounds": 2, "train": {"method": "finetune"}}}
+    assert objections(tenant, described_dataset(), **rounds) == []
+    drop = {"method": "prune.weights", "keep": {"max_drop": 0.01}}
+    for asked in (rounds, drop):
+        (text,) = objections(tenant, None, **asked)
+        assert "give a data set" in text
+    splits = {"train": SplitDescription(samples=500, labelled=False)}
+    (text,) = objections(tenant, described_dataset(splits=splits), **rounds)
+    assert "needs labels" in text
+    assert objections(tenant, described_dataset(splits=splits), **drop) == []
+
+
 @pytest.mark.parametrize("task", ["embedding", "none"])
 def test_not_every_task_can_be_learnt(tenant: str, task: str) -> None:
     (text,) = objections(tenant, described_dataset(task=task))

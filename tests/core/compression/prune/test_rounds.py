@@ -212,6 +212,25 @@ def test_as_much_goes_as_the_drop_allows(
     assert same(found, again)
 
 
+def test_as_many_blocks_go_as_the_drop_allows(
+    context: MakeContext, tmp_path_factory: pytest.TempPathFactory, told: list[Message]
+) -> None:
+    folder = tmp_path_factory.mktemp("steps")
+    network = read(save(Steps(), torch.randn(2, 6), folder / "steps.pt2"))
+    x = torch.randn(128, 6, generator=torch.Generator().manual_seed(0))
+    np.savez(folder / "numbers.npz", x=x.numpy(), y=network.graph(x).argmax(1).numpy())
+    spec = DatasetSpec(task="classification", splits={"train": SplitArrays(x="x", y="y")})
+    given = replace(context(), dataset=open_dataset([folder / "numbers.npz"], spec, network.inputs), alone=False)
+    found, report = prune(network, given, LayerPruning, keep={"max_drop": 0.2}, samples=32)
+    yardstick = open_yardstick(network, given)
+    assert yardstick.drop(yardstick.score(found)) <= 0.2
+    assert describe(found).macs == describe(network).macs * (5 - len(report.plan["left_out"])) // 5
+    # With one block fewer it was more.
+    fewer = LayerPruning.model_validate({"keep": report.plan["share"] - 0.2, "samples": 32})
+    worse, _ = PRUNE[LayerPruning].apply(network, fewer, given)
+    assert yardstick.drop(yardstick.score(worse)) > 0.2
+
+
 def test_a_drop_needs_data_and_may_allow_nothing(various: tuple[Network, Dataset], context: MakeContext) -> None:
     residual, images = various
     for schedule in (None, {"rounds": 2}):
