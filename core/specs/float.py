@@ -17,9 +17,9 @@ _BITS = 16.0
 class FloatQuantization(Spec):
     """Weights of convolutions, linear layers and tables in 16 bits: the file is half as large, the answers the same.
 
-    Rounding is to the nearest. Activations, biases and arithmetic stay float32: the runtime makes floats of 32 bits of
-    the weights once, while it loads the file, so that speed and memory are as before. Needs no data. A layer whose
-    weights do not fit (beyond 65,504 in float16) stays as it is, with a finding.
+    Rounding is to the nearest. Activations and arithmetic stay float32, and so do biases unless they are asked for: the
+    runtime makes floats of 32 bits of what is stored once, while it loads the file, so that speed and memory are as
+    before. Needs no data. A layer whose weights do not fit (beyond 65,504 in float16) stays as it is, with a finding.
     """
 
     title: ClassVar[str] = "Weights in 16-bit floats"
@@ -38,6 +38,11 @@ class FloatQuantization(Spec):
     )
     compute: Literal["float32"] = Field(
         "float32", description="What the runtime computes in; CPUs without instructions for 16 bits get slower by them."
+    )
+    biases: bool = Field(
+        False,
+        description="Biases of these layers too, where they have 32 numbers and more. Pruned to a few percent, a "
+        "network has a tenth of its bytes in them.",
     )
     keep_float: tuple[str, ...] = Field((), description="Names of layers that stay as they are.")
 

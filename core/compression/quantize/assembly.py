@@ -99,6 +99,8 @@ def _encode_layer(network: Network, path: str, *, plan: Plan, input_grid: Activa
     bias = _own_bias(network.graph, path)
     if bias is not None and path in plan.corrections:
         bias.data = bias.data + plan.corrections[path]
+        # It is no longer on the grid it may have been on.
+        network.encodings.pop(f"{path}.bias", None)
     if bias is not None and input_grid is not None and encoding.has_kernel:
         largest = bias.detach().abs() if encoding.axis == 0 else bias.detach().abs().amax()
         scale = torch.maximum(encoding.scale, largest / (input_grid.scale * _BIAS_LIMIT))

@@ -6,20 +6,23 @@ from typing import Final, final
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor
+from torch import Tensor, nn
 
-from core.compression.candidates import find_candidates, put_encodings
+from core.compression.candidates import Candidate, find_candidates, put_encodings
 from core.compression.context import Context
 from core.compression.method import Method, Report
 from core.errors import ModelpressError
 from core.findings import make_finding
 from core.network.encodings import Dense, Encoding, Half, put_on
 from core.network.encodings.half import DTYPES, HalfType
+from core.network.export_graph import is_shared
 from core.network.network import Network
 from core.specs.float import FloatQuantization
 from core.verdict import Finding
 
 _NAMED: Final = 5
+# Of fewer biases the node that makes floats of them takes what is saved.
+_FEWEST: Final = 32
 
 
 @final
@@ -60,11 +63,12 @@ class FloatQuantizer(Method[FloatQuantization]):
                 kept.add(candidate.path)
             else:
                 encodings[candidate.name] = made
+                encodings |= _bias(network, candidate, spec) if spec.biases else {}
         if not encodings:
             raise ModelpressError(
                 "unsupported_layer", f"No weight fits into {spec.type} or would take fewer bytes in it than it does."
             )
-        layers = tuple(sorted(name.rpartition(".")[0] for name in encodings))
+        layers = tuple(sorted({name.rpartition(".")[0] for name in encodings}))
         context.progress(1.0, f"{len(layers)} layers stored as {spec.type}")
         plan: dict[str, JsonValue] = {
             "layers": list[JsonValue](layers),
@@ -73,6 +77,16 @@ class FloatQuantizer(Method[FloatQuantization]):
             "losses": {path: asdict(loss) for path, loss in losses.items() if any(asdict(loss).values())},
         }
         return put_encodings(network, encodings), Report(layers, findings=_findings(losses, spec.type), plan=plan)
+
+
+def _bias(network: Network, candidate: Candidate, spec: FloatQuantization) -> dict[str, Encoding]:
+    """The bias of a layer by its name, where it has one of its own that fits, gets smaller, and is not encoded yet."""
+    name, bias = f"{candidate.path}.bias", getattr(candidate.layer, "bias", None)
+    if not isinstance(bias, nn.Parameter) or bias.numel() < _FEWEST or name in network.encodings:
+        return {}
+    if is_shared(network.graph, bias) or Loss.of(bias.detach(), spec.type).beyond:
+        return {}
+    return {name: Half.of(bias, dtype=spec.type)}
 
 
 def _findings(losses: Mapping[str, Loss], dtype: HalfType) -> tuple[Finding, ...]:

@@ -52,6 +52,11 @@ class Half(Elementwise):
         """The numbers of 16 bits."""
         return self._numbers
 
+    @property
+    def role(self) -> Role:
+        """A vector is a bias."""
+        return "biases" if self._numbers.dim() == 1 else "weights"
+
     def decode(self) -> Tensor:
         """The same numbers in fp32, which holds all of them."""
         return self._numbers.float()

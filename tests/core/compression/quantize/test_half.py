@@ -8,18 +8,22 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto
+from torch import fx, nn
 
 from core.compression.candidates import put_encodings
 from core.compression.checks import check_step
 from core.compression.context import Context
 from core.compression.registry import method_of
+from core.compression.train.mount import TrainableNetwork
 from core.data.dataset import Dataset
+from core.description import TensorDescription
 from core.errors import ModelpressError
 from core.measure.size import itemise_bytes
 from core.network.encodings import Dense, Masked
 from core.network.export import export_onnx
 from core.network.network import Network
 from core.specs.float import FloatQuantization
+from core.specs.recipe import Constraints, Target
 
 MakeContext = Callable[..., Context]
 TYPES = {"float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -63,6 +67,32 @@ def test_what_does_not_fit_stays_and_is_told(residual: Network, context: MakeCon
     _, report = method_of(brain).apply(loud, brain, context())
     assert "fc1" in report.layers
     assert report.findings == ()
+
+
+def test_biases_are_stored_in_16_bits_where_asked_for_and_trained_as_such(tmp_path: Path) -> None:
+    modules = nn.ModuleDict({"wide": nn.Linear(6, 40), "narrow": nn.Linear(40, 4)})
+    graph = fx.Graph()
+    graph.output(graph.call_module("narrow", (graph.call_module("wide", (graph.placeholder("x"),)),)))
+    ends = [TensorDescription(name=name, dtype="float32", shape=("batch", size)) for name, size in (("x", 6), ("y", 4))]
+    network = Network(fx.GraphModule(modules, graph).eval(), (ends[0],), (ends[1],), {})
+    spec = FloatQuantization(biases=True)
+    quiet = Context(spec.method, 0, None, Target(), Constraints(), seed=0, emit=lambda _: None)
+    made, report = method_of(spec).apply(network, spec, quiet)
+    # Four biases take fewer bytes as they are.
+    assert set(made.encodings) == {"wide.weight", "wide.bias", "narrow.weight"}
+    assert report.layers == ("narrow", "wide")
+    bias = made.encodings["wide.bias"]
+    assert torch.equal(bias.decode(), network.graph.get_parameter("wide.bias").half().float())
+    assert (bias.bytes().biases, bias.bytes().weights) == (80, 0)
+    export_onnx(made, tmp_path / "made.onnx")
+    assert itemise_bytes(tmp_path / "made.onnx").biases == 80 + 16
+    trained = TrainableNetwork(made)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.add_(0.01)
+    again = trained.unmount()
+    assert again.encodings["wide.bias"].kind == "half"
+    assert not torch.equal(again.encodings["wide.bias"].decode(), bias.decode())
 
 
 def test_a_mask_stays_and_what_is_smaller_already_is_left(residual: Network, context: MakeContext) -> None:
