@@ -1,40 +1,32 @@
 """Pruning in rounds: rank, take away, train, and again, until a budget is reached or the drop is spent."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar, final
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue
 
 from core.compression.chapters import Chapter, results_of
-from core.compression.context import Context, Emit
-from core.compression.distill import DISTILL
+from core.compression.context import Context
 from core.compression.method import Method, Report
 from core.compression.prune.joined_plans import Plan
 from core.compression.prune.round_budgets import RoundBudgets, numbers_left, one_shot
+from core.compression.prune.round_training import train_round
 from core.compression.prune.spent_drop import DropSpender, forget_goal, open_yardstick
-from core.compression.prune.standing import GOAL_MISSED, Round, Stand, Standing
+from core.compression.prune.standing import GOAL_MISSED, Round, Stand, Standing, read_rounds
 from core.compression.replay import seed_of_step
-from core.compression.train import TRAIN
 from core.errors import ModelpressError
 from core.findings import make_finding
-from core.messages import Message, MetricMessage
 from core.network.network import Network
-from core.specs.base import Spec
 from core.specs.pruning import Pruning
 from core.specs.schedule import Schedule
 
 # Of a round that trains, the share that ranking takes where progress is told.
 _RANKING = 0.3
-_TRAINERS: Mapping[type[Spec], Method[Any]] = {**TRAIN, **DISTILL}
 
 P = TypeVar("P", bound=Pruning)
-
-
-class _Recorded(BaseModel):
-    rounds: tuple[Round, ...]
 
 
 @final
@@ -70,7 +62,7 @@ class _Course:
         self._pruner, self._join, self._given = pruner, join, network
         self._spec, self._schedule, self._context = spec, schedule, context
         self._yardstick = open_yardstick(network, context) if spec.spends_drop or _can_judge(context) else None
-        self._recorded = _read(context)
+        self._recorded = read_rounds(context)
         found = results_of(context.checkpoint)
         if found is not None and found[1]:
             self._stand = Stand.unpack(*found)
@@ -179,8 +171,7 @@ class _Course:
             # What the rounds began with is the teacher, where a step is called by itself.
             original=self._context.original or self._given,
         )
-        context = replace(context, emit=self._count_epochs(context.emit))
-        trained, report = _TRAINERS[type(train)].apply(network, train, context)
+        trained, report, self._standing.epochs = train_round(network, train, context, self._standing.epochs)
         self._add(report)
         return trained, report.plan
 
@@ -236,33 +227,10 @@ class _Course:
         except ModelpressError:
             return stand
 
-    def _count_epochs(self, emit: Emit) -> Emit:
-        """Curves of one training go on where that of the round before ended."""
-        before = self._standing.epochs
-
-        def pass_on(message: Message) -> None:
-            if isinstance(message, MetricMessage) and message.at is not None:
-                message = message.model_copy(update={"at": before + message.at})
-                self._standing.epochs = max(self._standing.epochs, message.at or 0.0)
-            emit(message)
-
-        return pass_on
-
 
 def _can_judge(context: Context) -> bool:
     """Whether there are samples that choices may be made on."""
     return context.dataset is not None and any(context.dataset.count(each) for each in ("validation", "calibration"))
-
-
-def _read(context: Context) -> tuple[Round, ...] | None:
-    """The rounds of a plan; raises `invalid_request`."""
-    if context.recorded is None:
-        return None
-    try:
-        return _Recorded.model_validate(dict(context.recorded)).rounds
-    except ValidationError as error:
-        sentence = f"The plan does not say what the rounds of {context.step} were."
-        raise ModelpressError("invalid_request", sentence, pointer="/plan") from error
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch import Tensor
 
+from core.compression.context import Context
 from core.compression.method import Report
+from core.errors import ModelpressError
 from core.network.checkpoint import pack_network, unpack_network
 from core.network.network import Network
 from core.verdict import Finding, Sensitivity
@@ -30,6 +32,10 @@ class Round(BaseModel):
     drop: float | None = None
     plan: dict[str, JsonValue]
     training: dict[str, JsonValue] | None = None
+
+
+class _Recorded(BaseModel):
+    rounds: tuple[Round, ...]
 
 
 @final
@@ -82,3 +88,14 @@ class Stand:
                 own = {name.removeprefix(place): each for name, each in tensors.items() if name.startswith(place)}
                 found[place] = unpack_network(str(facts[place]), own)
         return cls(Standing.model_validate_json(str(facts["standing"])), found[_KEPT], found.get(_BEGUN))
+
+
+def read_rounds(context: Context) -> tuple[Round, ...] | None:
+    """The rounds of a plan; raises `invalid_request`."""
+    if context.recorded is None:
+        return None
+    try:
+        return _Recorded.model_validate(dict(context.recorded)).rounds
+    except ValidationError as error:
+        sentence = f"The plan does not say what the rounds of {context.step} were."
+        raise ModelpressError("invalid_request", sentence, pointer="/plan") from error
