@@ -4,10 +4,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf publishes no types
+from numpy.typing import NDArray
 
 from core.errors import ModelpressError
 from core.measure.runtime import Feed, open_session, run_session
@@ -81,14 +82,18 @@ def load_graph(path: Path) -> OnnxGraph:
 
 
 def trace_tensors(graph: OnnxGraph, feed: Feed) -> dict[str, TensorCost]:
-    """Every tensor that one run with `feed` produces, by running the graph as it stands with all of them as outputs.
+    """Every tensor that one run with `feed` produces, and what it is fed."""
+    return {name: TensorCost(tensor.shape, tensor.nbytes) for name, tensor in run_all(graph, feed).items()}
+
+
+def run_all(graph: OnnxGraph, feed: Feed) -> dict[str, NDArray[Any]]:
+    """As `trace_tensors`, with their numbers, by running the graph as it stands with all of them as outputs.
 
     The runtime's own operators have no shape inference outside it, a run knows them all.
     """
     session = open_session(_expose_all(graph), 1, optimisation="none")
     names = [output.name for output in session.get_outputs()]
-    tensors = dict(zip(names, run_session(session, feed), strict=True))
-    return {name: TensorCost(tensor.shape, tensor.nbytes) for name, tensor in (tensors | dict(feed)).items()}
+    return dict(zip(names, run_session(session, feed), strict=True)) | dict(feed)
 
 
 def _expose_all(graph: OnnxGraph) -> bytes:
