@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ _TINY = 1e-12
 
 Inputs = tuple[Tensor, ...]
 Parts = Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]
+Labels = TypeVar("Labels")
 
 
 def diagonal_fisher(
@@ -46,13 +48,42 @@ def fisher_of(
     With w·g summed over a channel that is the square of the gradient of a gate on it. Raises `missing_data` without a
     batch, `non_finite`.
     """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = ((inputs, None) for inputs in batches)
+    return _squares(network, drawn, names, parts, task, lambda found, _: _loss_of_draw(found, task, generator))
+
+
+def empirical_squares(
+    network: Network,
+    batches: Iterable[tuple[Inputs, Tensor]],
+    names: Collection[str],
+    parts: Parts,
+    *,
+    task: Task,
+    loss: Callable[[Tensor, Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """As `fisher_of`, against labels that are given: `loss` takes logits and labels and is summed over samples.
+
+    Raises `missing_data` without a batch, `non_finite`.
+    """
+    return _squares(network, batches, names, parts, task, loss)
+
+
+def _squares(
+    network: Network,
+    batches: Iterable[tuple[Inputs, Labels]],
+    names: Collection[str],
+    parts: Parts,
+    task: Task,
+    loss_of: Callable[[Tensor, Labels], Tensor],
+) -> dict[str, Tensor]:
     graph, weights = _differentiable(network, names)
-    undo, generator = logits_of(network, task), torch.Generator().manual_seed(seed)
+    undo = logits_of(network, task)
     sums: dict[str, Tensor] = {}
     count = 0
-    for inputs in batches:
+    for inputs, labels in batches:
         found = answer_of(graph, undo, inputs, task)
-        loss = _loss_of_draw(found, task, generator)
+        loss = loss_of(found, labels)
         for name, value in parts(dict(zip(weights, _gradients(loss, weights), strict=True))).items():
             squared = value.double().square()
             sums[name] = sums[name] + squared if name in sums else squared

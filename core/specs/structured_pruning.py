@@ -12,7 +12,14 @@ from core.specs.named_layers import tell_unknown
 from core.specs.pruning import Pruning
 from core.specs.weight_bits import FLOAT, Bits
 
-ChannelCriterion = Literal["l1", "l2", "geometric_median", "fisher", "random"]
+ChannelCriterion = Literal["l1", "l2", "geometric_median", "batch_norm_scale", "fisher", "taylor", "random"]
+Correction = Literal["least_squares", "statistics"]
+Compensation = Literal["auto", "least_squares", "statistics", "none"]
+
+NO_NORMS = (
+    "No batch norm is left whose scales could tell channels apart: files in ONNX have theirs folded into the layers "
+    "before, and so has a network that is read. Take the criterion l2, which sees those scales in the weights."
+)
 
 
 class ChannelPruning(Pruning):
@@ -33,11 +40,15 @@ class ChannelPruning(Pruning):
     criterion: ChannelCriterion = Field(
         "fisher",
         description="What is weak. l1, l2: small weights. geometric_median: weights close to those of other channels "
-        "(arXiv 1811.00250). fisher: the expected square of what the loss changes by without the channel, to first "
-        "order, without labels (arXiv 1906.10771). random: the control.",
+        "(arXiv 1811.00250). batch_norm_scale: small scales of batch norms, where some are left (arXiv 1708.06519). "
+        "fisher: the expected square of what the loss changes by without the channel, to first order, without labels; "
+        "taylor: the same with labels (arXiv 1906.10771). random: the control.",
     )
-    ranking: Literal["global", "layer"] = Field(
-        "global", description="Whether all channels are compared, or each layer loses the same share."
+    ranking: Literal["auto", "global", "layer"] = Field(
+        "auto",
+        description="global: all channels are compared, by what the loss is for what they cost where the criterion "
+        "measures a loss. layer: each layer loses the same share. auto: both and widths between them are tried, and "
+        "those taken whose answers are nearest to the original's; global where there are no samples or no time.",
     )
     least: Share = Field(
         0.1,
@@ -46,7 +57,19 @@ class ChannelPruning(Pruning):
     multiple: Literal["auto", "none"] = Field(
         "auto", description="auto: widths from 16 on are multiples of 4, from 32 on of 8, which kernels like."
     )
-    samples: int = Field(512, ge=1, le=100_000, description="Calibration samples for `fisher`, in samples.")
+    compensate: Compensation = Field(
+        "auto",
+        description="What makes up for the cut, without labels. least_squares: layers that lost inputs are fitted to "
+        "the outputs that they had (arXiv 1707.06168). statistics: batch norms are estimated anew, and where there are "
+        "none, layers get the means and deviations that they had. auto: both, one after the other. Each stays only if "
+        "the answers come nearer to the original's, on samples that it has not seen.",
+    )
+    samples: int = Field(
+        512,
+        ge=1,
+        le=100_000,
+        description="Calibration samples for the criteria fisher and taylor, `ranking` and `compensate`, in samples.",
+    )
     layers: dict[str, Share] = Field({}, description="By name of a layer, the share of its output channels that stays.")
     protect: tuple[str, ...] = Field((), description="Names of layers that keep all their output channels.")
 
@@ -55,9 +78,18 @@ class ChannelPruning(Pruning):
         refuse_both(self.layers, self.protect)
         return self
 
+    @property
+    def by_answers(self) -> bool:
+        """Whether the criterion estimates what the loss changes by."""
+        return self.criterion in ("fisher", "taylor")
+
     def ranking_samples(self) -> int:
-        """None for criteria that look at the weights alone."""
-        return self.samples if self.criterion == "fisher" else 0
+        """None where the weights alone are looked at."""
+        return self.samples if self.by_answers or self.compensate != "none" or self.ranking == "auto" else 0
+
+    def needs_labels(self) -> bool:
+        """Of the criterion, and of training in rounds."""
+        return self.criterion == "taylor" or super().needs_labels()
 
     def weight_bits(self, layer: LayerDescription) -> Bits:  # noqa: ARG002  of all layers together
         """Of the weights that a layer had: the share that is asked for, or a guess where other costs are."""
@@ -79,6 +111,8 @@ class ChannelPruning(Pruning):
             )
         if not set(weighty) - set(self.protect):
             return Capability(ok=False, why="Every layer that could be pruned is protected.")
+        if self.criterion == "batch_norm_scale" and not any(layer.kind == "batch_norm" for layer in description.layers):
+            return Capability(ok=False, why=NO_NORMS)
         return Capability(ok=True, layers=weighty)
 
 

@@ -1,21 +1,26 @@
 """What each index of a group of channels is worth: one number an index, (size,), that groups can be compared by."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from core.compression.candidates import TRANSPOSED
 from core.compression.context import Context
-from core.compression.curvature import fisher_of
+from core.compression.curvature import empirical_squares, fisher_of
 from core.compression.prune.criteria import FISHER_BATCH, take_samples
+from core.compression.train.losses import LOSSES
+from core.compression.yardstick import Inputs
 from core.errors import ModelpressError
 from core.network.network import Network
 from core.network.surgery import Group
 from core.network.surgery.cutting import owners
-from core.specs.structured_pruning import ChannelCriterion, ChannelPruning
+from core.specs.structured_pruning import NO_NORMS, ChannelCriterion, ChannelPruning
 
 _TINY = 1e-30
+_TEXT = "Measuring which channels the answers depend on"
 
 Worth = dict[Group, Tensor]
 
@@ -93,27 +98,90 @@ def _rows_of_indices(tensor: Tensor, dim: int, labels: Tensor, size: int) -> Ten
     return rows[order].reshape(size, -1)
 
 
-def _by_answers(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:
-    """E[(Σ w·g)²] over the weights that make a channel: the square of its gate's gradient (arXiv 1906.10771, eq. 8)."""
-    text = "Measuring which channels the answers depend on"
-    batches = take_samples(network, spec.samples, context, batch=FISHER_BATCH, text=text)
-    by_name = {group.name: group for group in groups}
+def _batch_norm_scale(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:  # noqa: ARG001  one signature for all criteria
+    """The mean of |γ| over the batch norms of an index (Liu et al. 2017, arXiv 1708.06519); groups without stay."""
+    found: Worth = {}
+    for group in groups:
+        scales = torch.zeros(2, group.size)
+        for member in group.members:
+            layer = network.graph.get_submodule(member.path.rpartition(".")[0])
+            if isinstance(layer, BatchNorm) and member.tensor is layer.weight:
+                values = torch.stack([member.tensor.detach().abs(), torch.ones(len(member.labels))])
+                scales.index_add_(1, member.labels.clamp(min=0), values * (member.labels >= 0))
+        if bool(scales[1].any()):
+            found[group] = scales[0] / scales[1].clamp_min(1)
+    if not found:
+        raise ModelpressError("method_not_applicable", NO_NORMS)
+    if len(found) < len(groups):
+        whole = ", ".join(sorted({layer_of(group) for group in groups if group not in found}))
+        context.log(f"These have no batch norm, so that their channels stay: {whole}.")
+    return found
+
+
+def _fisher(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:
+    """E[(Σ w·g)²] over the weights that make a channel: the square of its gate's gradient (arXiv 1906.10771, eq. 8).
+
+    Against labels that are drawn from the answers.
+    """
+    batches = take_samples(network, spec.samples, context, batch=FISHER_BATCH, text=_TEXT)
+    gates, names = _gates(groups), _names_of_weights(groups)
+    squares = fisher_of(network, batches, names, gates, task=context.needed_dataset().task, seed=context.seed)
+    return {group: squares[group.name] for group in groups}
+
+
+def _taylor(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:
+    """As `_fisher`, against the labels of the samples."""
+    task = context.needed_dataset().task
+    if task not in LOSSES:
+        raise ModelpressError(
+            "missing_data", f"No loss is known for the task {task}.", hint="Take the criterion fisher."
+        )
+
+    def loss(found: Tensor, labels: Tensor) -> Tensor:
+        return LOSSES[task](found, labels, 0.0).sum()
+
+    batches = _labelled(network, spec, context)
+    squares = empirical_squares(network, batches, _names_of_weights(groups), _gates(groups), task=task, loss=loss)
+    return {group: squares[group.name] for group in groups}
+
+
+def _labelled(network: Network, spec: ChannelPruning, context: Context) -> Iterator[tuple[Inputs, Tensor]]:
+    """Calibration samples with their labels; raises `missing_data`."""
+    dataset = context.needed_dataset()
+    if not dataset.labelled("calibration"):
+        text = "The criterion taylor needs calibration samples with labels."
+        raise ModelpressError("missing_data", text, hint="The criterion fisher needs none.")
+    inputs = take_samples(network, spec.samples, context, batch=FISHER_BATCH, text=_TEXT)
+    start = 0
+    for batch in inputs:
+        rows = np.arange(start, start + len(batch[0]), dtype=np.int64)
+        labels = dataset.take("calibration", rows).labels
+        start += len(rows)
+        if labels is not None:
+            yield batch, labels
+
+
+def _gates(groups: Sequence[Group]) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
+    """From gradients of weights those of a gate on each index, Σ w·g, by the name of its group."""
     makers = {group.name: [each for each in group.members if each.is_parameter] for group in groups}
-    names = sorted({member.path for members in makers.values() for member in members})
+    sizes = {group.name: group.size for group in groups}
 
     def gates(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         found = {}
-        for name, group in by_name.items():
-            total = torch.zeros(group.size, dtype=torch.float64)
-            for member in makers[name]:
+        for name, members in makers.items():
+            total = torch.zeros(sizes[name], dtype=torch.float64)
+            for member in members:
                 change = (gradients[member.path] * member.tensor.detach()).double()
                 values = change.movedim(member.dim, 0).reshape(len(member.labels), -1).sum(1)
                 total.index_add_(0, member.labels.clamp(min=0), values * (member.labels >= 0))
             found[name] = total
         return found
 
-    squares = fisher_of(network, batches, names, gates, task=context.needed_dataset().task, seed=context.seed)
-    return {by_name[name]: worth for name, worth in squares.items()}
+    return gates
+
+
+def _names_of_weights(groups: Sequence[Group]) -> list[str]:
+    return sorted({member.path for group in groups for member in group.members if member.is_parameter})
 
 
 def _random(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:  # noqa: ARG001  one signature for all criteria
@@ -125,6 +193,8 @@ _CRITERIA: Mapping[ChannelCriterion, Callable[[Network, Sequence[Group], Channel
     "l1": _by_weights(torch.abs),
     "l2": _by_weights(torch.square),
     "geometric_median": _geometric_median,
-    "fisher": _by_answers,
+    "batch_norm_scale": _batch_norm_scale,
+    "fisher": _fisher,
+    "taylor": _taylor,
     "random": _random,
 }

@@ -1,6 +1,6 @@
 """`prune.channels`: the weakest channels, hidden units and heads are taken out of a copy of the network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, final
 
 import torch
@@ -11,7 +11,11 @@ from core.compression.context import Context
 from core.compression.method import Method, Report
 from core.compression.prune.channel_map import kept_outputs
 from core.compression.prune.channel_worth import layer_of, layers_of, outputs_of, weigh_channels
+from core.compression.prune.compensation import CORRECTIONS, Compensated, Compensator, Cut
 from core.compression.prune.curves import measure_curves, with_curves
+from core.compression.prune.latency import choose_by_time
+from core.compression.prune.timing import TIMES, Timing
+from core.compression.prune.width_trials import mix_widths, worth_of_cost
 from core.compression.prune.widths import Bounds, Choice, Widths, choose_alike, choose_together
 from core.compression.sensitivity import measure_layers
 from core.errors import ModelpressError
@@ -19,7 +23,7 @@ from core.findings import make_finding
 from core.network.network import Network
 from core.network.surgery import Channels, Costs, Group, outer_groups
 from core.specs.budgets import WORDS
-from core.specs.structured_pruning import ChannelPruning
+from core.specs.structured_pruning import ChannelPruning, Correction
 from core.verdict import CurvePoint, Finding, Sensitivity
 
 _COSTS: Mapping[str, Callable[[Costs], int]] = {
@@ -31,6 +35,8 @@ _COSTS: Mapping[str, Callable[[Costs], int]] = {
 
 class _Recorded(BaseModel):
     kept: dict[str, Annotated[tuple[int, ...], Field(min_length=1)]]
+    compensated: tuple[Correction, ...] = ()
+    latency: Timing | None = None
 
 
 @final
@@ -39,31 +45,38 @@ class ChannelPruner(Method[ChannelPruning]):
 
     def apply(self, network: Network, spec: ChannelPruning, context: Context) -> tuple[Network, Report]:
         """Cut a copy; raises `unsupported_layer`, `missing_data`, `non_finite`."""
-        channels = Channels(network)
-        keep, curves = _recorded(channels, context), {}
-        if keep is None:
+        channels, curves = Channels(network), {}
+        recorded = _recorded(context)
+        compensator = _compensator(network, spec, context, recorded)
+        if recorded is not None:
+            keep = {channels.group(name): torch.tensor(kept) for name, kept in recorded.kept.items()}
+            cut = _cut_out(channels, keep)
+            made = _improve(cut, compensator, recorded.compensated, context, judged=False)
+            timing = recorded.latency
+        else:
             groups = _choose_groups(channels, spec)
             worth = weigh_channels(network, groups, spec, context)
-            context.progress(0.4, f"Choosing the widths of {len(groups)} groups")
-            widths = _choose(channels, worth, spec, context.began).widths
-            keep = {group: _best(worth[group], width) for group, width in widths.items() if width < group.size}
+            cut, made, timing = _try_widths(channels, worth, spec, context, compensator)
             curves = _measure_curves(channels, worth, context)
-        choice = _account(channels, keep, spec)
-        sensitivities = self._measure(channels, keep, context)
-        result = channels.resize(keep)
-        costs = channels.costs(choice.widths)
-        context.log(_tell(channels, choice, costs, spec))
+        choice = _account(channels, cut.keep, spec, timing)
+        sensitivities = self._measure(channels, cut.keep, context)
+        for line in (_tell(channels, choice, channels.costs(choice.widths), spec), *made.told):
+            context.log(line)
+        if timing is not None:
+            timing.tell(context)
         report = Report(
-            layers=layers_of(network, keep),
+            layers=layers_of(network, cut.keep),
             sensitivities=with_curves(sensitivities, curves),
             findings=() if choice.reached else (_missed(channels, choice, spec),),
             plan={
-                "kept": {group.name: list[JsonValue](map(int, kept)) for group, kept in keep.items()},
-                "outputs": {path: list[JsonValue](kept) for path, kept in kept_outputs(channels, keep).items()},
+                "kept": {group.name: list[JsonValue](map(int, kept)) for group, kept in cut.keep.items()},
+                "outputs": {path: list[JsonValue](kept) for path, kept in cut.outputs.items()},
+                "compensated": list[JsonValue](made.made),
+                **({} if timing is None else {"latency": timing.model_dump()}),
             },
         )
-        context.progress(1.0, f"{sum(group.size - len(kept) for group, kept in keep.items())} channels removed")
-        return result, report
+        context.progress(1.0, f"{sum(group.size - len(kept) for group, kept in cut.keep.items())} channels removed")
+        return made.network, report
 
     def _measure(self, channels: Channels, keep: Mapping[Group, Tensor], context: Context) -> dict[str, Sensitivity]:
         """What cutting each group alone costs, by the layer that names it."""
@@ -76,7 +89,7 @@ class ChannelPruner(Method[ChannelPruning]):
         def build(layers: frozenset[str]) -> Network:
             return channels.resize({group: kept for layer in layers for group, kept in by_layer[layer].items()})
 
-        return measure_layers(channels.network, build, by_layer, context, span=(0.6, 0.9))
+        return measure_layers(channels.network, build, by_layer, context, span=(0.8, 1.0))
 
 
 def _measure_curves(
@@ -93,28 +106,29 @@ def _measure_curves(
         widths = {group: max(round(share * group.size), 1) for group in by_layer[layer]}
         return channels.resize({group: _best(worth[group], width) for group, width in widths.items()})
 
-    return measure_curves(channels.network, build, by_layer, context, span=(0.4, 0.6))
+    return measure_curves(channels.network, build, by_layer, context, span=(0.7, 0.8))
 
 
 def _has_samples(context: Context) -> bool:
     return context.dataset is not None and context.dataset.count("calibration") > 0
 
 
-def _recorded(channels: Channels, context: Context) -> dict[Group, Tensor] | None:
-    """What the plan keeps of each group; None without a plan. Raises `invalid_request`."""
+def _recorded(context: Context) -> _Recorded | None:
+    """What the plan says; None without a plan. Raises `invalid_request`."""
     if context.recorded is None:
         return None
     try:
-        found = _Recorded.model_validate(dict(context.recorded))
+        return _Recorded.model_validate(dict(context.recorded))
     except ValidationError as error:
         sentence = f"The plan does not say which channels {context.step} kept."
         raise ModelpressError("invalid_request", sentence, pointer="/plan") from error
-    return {channels.group(name): torch.tensor(kept) for name, kept in found.kept.items()}
 
 
-def _account(channels: Channels, keep: Mapping[Group, Tensor], spec: ChannelPruning) -> Choice:
-    """What is left to pay with these channels."""
+def _account(channels: Channels, keep: Mapping[Group, Tensor], spec: ChannelPruning, timing: Timing | None) -> Choice:
+    """What is left to pay with these channels; how long a run takes was measured, or is in the plan."""
     widths = {group: len(kept) for group, kept in keep.items()}
+    if timing is not None:
+        return Choice(widths, timing.measured_ms, timing.reached, timing)
     cost = _COSTS[spec.keep.measure]
     paid = cost(channels.costs(widths))
     return Choice(widths, paid, reached=paid <= spec.keep.most(cost(channels.costs())))
@@ -137,17 +151,79 @@ def _choose_groups(channels: Channels, spec: ChannelPruning) -> tuple[Group, ...
     return found
 
 
-def _choose(channels: Channels, worth: Mapping[Group, Tensor], spec: ChannelPruning, began: Network | None) -> Choice:
+def _try_widths(
+    channels: Channels,
+    worth: Mapping[Group, Tensor],
+    spec: ChannelPruning,
+    context: Context,
+    compensator: Compensator | None,
+) -> tuple[Cut, Compensated, Timing | None]:
+    """The cut, among those whose widths are tried, whose answers are nearest to the original's once it is corrected."""
+    context.progress(0.4, f"Choosing the widths of {len(worth)} groups")
+    choices = _choices(channels, worth, spec, context, several=compensator is not None and compensator.is_cheap)
+    found: list[tuple[Cut, Compensated]] = []
+    for number, choice in enumerate(choices):
+        keep = {group: _best(worth[group], width) for group, width in choice.widths.items() if width < group.size}
+        cut = _cut_out(channels, keep)
+        span = (0.4 + 0.3 * number / len(choices), 0.4 + 0.3 * (number + 1) / len(choices))
+        found.append((cut, _improve(cut, compensator, CORRECTIONS[spec.compensate], context, span=span)))
+    return *min(found, key=lambda each: each[1].distance), choices[0].timing
+
+
+def _choices(
+    channels: Channels, worth: Mapping[Group, Tensor], spec: ChannelPruning, context: Context, *, several: bool
+) -> tuple[Choice, ...]:
     """Widths within the budget; in rounds, shares of single groups are of what they had when the rounds began."""
+    began = context.began
     first = {} if began is None else {group.name: group.size for group in Channels(began).groups}
     whole = {group: max(first.get(group.name, 0), group.size) for group in worth}
     fixed = {group: spec.layers[layer_of(group)] for group in worth if layer_of(group) in spec.layers}
     bounds = Bounds(spec.least, fixed, rounded=spec.multiple == "auto", whole=whole)
+    if spec.keep.measure in TIMES:
+        return (choose_by_time(channels, worth, bounds, spec.keep, context, alike=spec.ranking == "layer"),)
     cost = _COSTS[spec.keep.measure]
     most = spec.keep.most(cost(channels.costs()))
     if spec.ranking == "layer":
-        return choose_alike(channels, tuple(worth), bounds, cost, most)
-    return choose_together(channels, worth, bounds, cost, most)
+        return (choose_alike(channels, tuple(worth), bounds, cost, most),)
+    valued = worth_of_cost(channels, worth, cost) if spec.by_answers else worth
+    if spec.ranking == "auto" and several:
+        return tuple(mix_widths(channels, valued, bounds, cost, most))
+    return (choose_together(channels, valued, bounds, cost, most),)
+
+
+def _cut_out(channels: Channels, keep: Mapping[Group, Tensor]) -> Cut:
+    return Cut(channels, keep, kept_outputs(channels, keep), channels.resize(keep))
+
+
+def _compensator(
+    network: Network, spec: ChannelPruning, context: Context, recorded: _Recorded | None
+) -> Compensator | None:
+    """None where nothing is corrected or tried, or by itself without real samples, to which alone layers are fitted."""
+    if recorded is not None:
+        return Compensator(network, spec.samples, context) if recorded.compensated else None
+    asked = spec.compensate in ("least_squares", "statistics")
+    real = _has_samples(context) and not context.needed_dataset().synthetic
+    if asked or (real and (spec.compensate == "auto" or spec.ranking == "auto")):
+        return Compensator(network, spec.samples, context)
+    return None
+
+
+def _improve(
+    cut: Cut,
+    compensator: Compensator | None,
+    corrections: Sequence[Correction],
+    context: Context,
+    *,
+    span: tuple[float, float] = (0.4, 0.7),
+    judged: bool = True,
+) -> Compensated:
+    if compensator is None:
+        return Compensated(cut.network, (), 0.0, ())
+
+    def tick(done: float) -> None:
+        context.progress(span[0] + (span[1] - span[0]) * done, "Making up for what is cut")
+
+    return compensator.improve(cut, corrections, tick, judged=judged)
 
 
 def _best(worth: Tensor, width: int) -> Tensor:
@@ -169,6 +245,8 @@ def _cut(widths: Widths) -> list[tuple[Group, int]]:
 
 
 def _missed(channels: Channels, choice: Choice, spec: ChannelPruning) -> Finding:
+    if choice.timing is not None:
+        return choice.timing.missed()
     whole = _COSTS[spec.keep.measure](channels.costs())
     left = f"{choice.cost / whole:.1%}" if spec.keep.is_share else f"{choice.cost:,}"
     text = (

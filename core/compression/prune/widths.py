@@ -7,6 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from core.compression.prune.timing import Timing
 from core.network.surgery import Channels, Costs, Group, round_width
 
 Widths = dict[Group, int]
@@ -34,11 +35,15 @@ class Bounds:
 @final
 @dataclass(frozen=True)
 class Choice:
-    """Widths, what the network costs with them, and whether that is no more than was asked for."""
+    """Widths, what the network costs with them, and whether that is no more than was asked for.
+
+    `timing` tells of a budget of time, whose cost is milliseconds.
+    """
 
     widths: Widths
-    cost: int
+    cost: float
     reached: bool
+    timing: Timing | None = None
 
 
 def choose_together(
