@@ -37,7 +37,7 @@ class OnnxWriter(Writer[str]):
         self._staged = False
         self._start = 0
         # What each constant is called once it has waited for its round.
-        self._stored: dict[str, str] = {}
+        self._stored: dict[tuple[str, str, str], str] = {}
         self._kinds: dict[str, int] = {}
         self._shared: dict[object, str] = {}
 
@@ -51,18 +51,22 @@ class OnnxWriter(Writer[str]):
         self._start = start
 
     def constant(self, suffix: str, role: Role, value: Tensor) -> str:
-        """An initializer whose name ends with its role, so that bytes can be itemised."""
-        name = ".".join(part for part in (self._parameter, f"{self._prefix}{suffix}".rstrip("_")) if part)
-        # What is a weight at sight bears the parameter's own name.
-        plain = role == "weights" and value.dim() > 1 and not self._prefix and value.dtype is not torch.uint8
-        name = name if plain else f"{name}/{role}"
-        # Positions are looked up twice.
-        if name not in self._stored:
+        """An initializer whose name ends with its role, so that bytes can be itemised.
+
+        The main one is named after the parameter; in a small file long names of all others would be felt.
+        """
+        key = (self._parameter, self._prefix, suffix)
+        # Several books are looked up twice.
+        if key not in self._stored:
+            name = self._parameter if not (suffix or self._prefix) else next(self._names)
+            # What is a weight at sight bears the parameter's own name.
+            plain = role == "weights" and value.dim() > 1 and not self._prefix and value.dtype is not torch.uint8
+            name = name if plain and not suffix else f"{name}/{role}"
             self._add(_tensor(value.detach().contiguous(), name))
             # All that is large is computed from codes.
             waits = self._start and role in ("weights", "indices")
-            self._stored[name] = self._end_round(name, self._clock(self._start - 1)) if waits else name
-        return self._stored[name]
+            self._stored[key] = self._end_round(name, self._clock(self._start - 1)) if waits else name
+        return self._stored[key]
 
     def look_up(self, codes: Packed, suffix: str, role: Role, table: str, shape: Sequence[int]) -> str:
         """Rows of a table of values, selected by the bits of the codes that lie together."""
@@ -186,7 +190,7 @@ class OnnxWriter(Writer[str]):
         """For every byte its parts of `width` bits, moved up by `offset` bits: int16, shape (256, 8 / width)."""
         key = ("shares", width, offset)
         if key not in self._shared:
-            columns = self.reshape(self.levels(0, 256, integer=True), (256, 1))
+            columns = self._column(256)
             self._shared[key] = self._cast(self._bits(columns, range(0, 8, width), width, offset), TensorProto.INT16)
         return self._shared[key]
 
@@ -195,7 +199,7 @@ class OnnxWriter(Writer[str]):
         key = ("digits", bits)
         if key not in self._shared:
             together = 8 // PLANES[bits][0]
-            words = self.reshape(self.levels(0, 2 ** (bits * together), integer=True), (-1, 1))
+            words = self._column(2 ** (bits * together))
             found, offset, base = "", 0, 0
             for width in PLANES[bits]:
                 shifts = range(offset, offset + width * together, width)
@@ -203,6 +207,13 @@ class OnnxWriter(Writer[str]):
                 found = self._node("Add", found, part) if found else part
                 offset, base = offset + width * together, base + width
             self._shared[key] = found
+        return self._shared[key]
+
+    def _column(self, count: int) -> str:
+        """0, 1, … one below the other."""
+        key = ("column", count)
+        if key not in self._shared:
+            self._shared[key] = self.reshape(self.levels(0, count, integer=True), (-1, 1))
         return self._shared[key]
 
     def _bits(self, values: str, shifts: Sequence[int], width: int, base: int) -> str:
@@ -282,9 +293,10 @@ class OnnxWriter(Writer[str]):
         """ScatterElements into a constant of zeros."""
         key = ("zeros", size, integer)
         if key not in self._shared:
-            zero = numpy_helper.from_array(np.zeros(1, np.int32 if integer else np.float32))
-            self._shared[key] = self._node("ConstantOfShape", self._integers([size]), value=zero)
-            self._kinds[self._shared[key]] = zero.data_type
+            # Zeros in floats go without saying.
+            said = {"value": numpy_helper.from_array(np.zeros(1, np.int32))} if integer else {}
+            self._shared[key] = self._node("ConstantOfShape", self._integers([size]), **said)
+            self._kinds[self._shared[key]] = _INT if integer else TensorProto.FLOAT
         return self._node("ScatterElements", self._shared[key], places, values)
 
     def _cast(self, value: str, kind: int) -> str:
