@@ -50,7 +50,8 @@ NETWORKS = {
 }
 # A table is no product: all methods leave it as it is, as the papers do.
 KEPT = {"charlm_pydoc": ("emb",)}
-NEAREST, GPTQ, ADAROUND = Rounding(), Rounding(method="gptq"), Rounding(method="adaround")
+GPTQ, ADAROUND = Rounding(method="gptq"), Rounding(method="adaround")
+SAME_SCALES = Rounding(method="gptq", scales="nearest")
 BATCH, SHORT = 100, 8
 
 
@@ -129,6 +130,7 @@ def specs_of(bits: int, keep: tuple[str, ...]) -> Iterator[tuple[str, Spec]]:
         yield "nearest", linear
         yield "nearest, biases corrected", linear.model_copy(update={"bias_correction": True})
         yield "gptq", linear.model_copy(update={"rounding": GPTQ})
+        yield "gptq, scales of nearest", linear.model_copy(update={"rounding": SAME_SCALES})
         yield "adaround", linear.model_copy(update={"rounding": ADAROUND})
         book = CodebookQuantization(values=2**bits, keep_float=keep)
         yield "codebook", book

@@ -8,7 +8,7 @@ from core.specs.base import Asked
 
 
 class Rounding(Asked):
-    """Which value of its grid a weight gets. Grids, and so scales and bytes, are the same with every method."""
+    """Which value of its grid a weight gets. Bits, and so bytes, are the same with every method."""
 
     method: Literal["nearest", "gptq", "adaround"] = Field(
         "nearest",
@@ -30,6 +30,12 @@ class Rounding(Asked):
         le=20,
         description="For `gptq`: how often each column is chosen anew afterwards while the others stay (arXiv "
         "2309.01885); 0 is GPTQ alone.",
+    )
+    scales: Literal["search", "nearest"] = Field(
+        "search",
+        description="For `gptq`: search: where each channel or group has a scale of its own, of up to 6 bits and no "
+        "power of two, it is chosen by the error of the layer's outputs, together with the weights. nearest: as for "
+        "rounding to the nearest, by the error of the weights.",
     )
     damping: float = Field(
         0.03,

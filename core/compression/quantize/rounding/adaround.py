@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from core.compression.layer_walk import Rows, Tick
-from core.compression.matrices import as_matrix
+from core.compression.matrices import as_matrix, as_weight
 from core.compression.quantize.rounding.rounder import Rounder, Task
-from core.network.encodings import AffineInteger
+from core.network.encodings import AffineInteger, Elementwise
 from core.network.encodings.blocks import Blocks
 
 # Bytes of the rows that are remembered of a layer.
@@ -80,44 +80,50 @@ class Adaround(Rounder[AdaroundRows]):
         """As much for every layer."""
         return ROWS_BYTES
 
-    def choose(self, task: Task, rows: AdaroundRows, tick: Tick) -> Tensor:
+    def choose(self, task: Task, rows: AdaroundRows, tick: Tick) -> Elementwise:
         """Every weight up or down, after `steps` updates."""
         clipped = rows.clipped
         inputs, wanted, beside = rows.joined()
+        if clipped:
+            wanted = wanted.relu()
         soft = SoftIntegers(task)
-        adam = torch.optim.Adam([soft.latent], lr=min(_WAY / self.steps, _FASTEST))
+        adam = torch.optim.Adam([soft.latent], lr=min(_WAY / self.steps, _FASTEST), fused=True)
         draw = torch.Generator().manual_seed(self.seed)
 
-        def answer(matrix: Tensor, few: Tensor | slice) -> Tensor:
-            found = inputs[:, few] @ matrix.mT + beside[:, few]
-            return found.relu() if clipped else found
+        def answer(matrix: Tensor, few: Tensor) -> Tensor:
+            found = torch.baddbmm(beside[:, few], inputs[:, few], matrix.mT)
+            return found.relu_() if clipped else found
 
-        def error(matrix: Tensor, few: Tensor | slice) -> Tensor:
-            goal = wanted[:, few].relu() if clipped else wanted[:, few]
-            return (answer(matrix, few) - goal).square().mean()
+        def error(matrix: Tensor) -> Tensor:
+            return (answer(matrix, sample) - wanted[:, sample]).square().mean()
 
         sample = torch.randperm(inputs.shape[1], generator=draw)[: 16 * _BATCH]
-        nearest = soft.hard(soft.latent.detach())
-        size = error(nearest, sample).clamp_min(torch.finfo(torch.float32).tiny)
+        nearest = soft.hard()
+        size = error(nearest).clamp_min(torch.finfo(torch.float32).tiny)
         for step in range(self.steps):
             if step % _PAUSE == 0:
                 tick()
             few = torch.randint(inputs.shape[1], (min(_BATCH, inputs.shape[1]),), generator=draw)
-            with torch.enable_grad():
-                loss = error(soft(), few) / size + _LAMBDA * soft.regulariser(step / self.steps)
-                adam.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch's
+            found = answer(soft.values(), few)
+            missing = found - wanted[:, few]
+            if clipped:
+                missing.mul_(found > 0)
+            slope = torch.bmm(missing.mT, inputs[:, few]).mul_(2 / (missing.numel() * size))
+            soft.latent.grad = soft.gradient(slope, step / self.steps)
             adam.step()
-        learnt = soft.hard(soft.latent.detach())
-        return learnt if float(error(learnt, sample)) < float(size) else nearest
+        learnt = soft.hard()
+        best = learnt if float(error(learnt)) < float(size) else nearest
+        return task.template.at(as_weight(task.layer, best))
 
 
 @final
-class SoftIntegers(nn.Module):
-    """scale · clip(⌊W / scale⌋ + h(V), low, high), equation 22, with the rectified sigmoid h of equation 23."""
+class SoftIntegers:
+    """scale · clip(⌊W / scale⌋ + h(V), low, high), equation 22, with the rectified sigmoid h of equation 23.
+
+    Gradients are written out, since layers are small and each operation that autograd adds costs as much as a product.
+    """
 
     def __init__(self, task: Task) -> None:
-        super().__init__()
         template = cast("AffineInteger", task.template)
         blocks, grid = Blocks(template.shape, template.axis, template.grid.group), template.grid
 
@@ -128,32 +134,49 @@ class SoftIntegers(nn.Module):
             torch.full_like(template.scale, grid.zero_point) if template.zero_points is None else template.zero_points
         )
         self._scale = matrix(template.scale)
-        self._low, self._high = matrix(grid.low - zero.float()), matrix(grid.high - zero.float())
         ratio = task.matrix / self._scale
         self._floor = ratio.floor()
-        self._mask = task.mask
+        # What of h(V) is left once the integer is clipped.
+        self._least = matrix(grid.low - zero.float()) - self._floor
+        self._most = matrix(grid.high - zero.float()) - self._floor
+        if task.mask is not None:
+            self._scale = torch.where(task.mask, self._scale, 0.0)
         rest = ((ratio - self._floor + _STRETCH) / (1 + 2 * _STRETCH)).clamp(1e-4, 1 - 1e-4)
-        self.latent = nn.Parameter(rest.logit())
+        self.latent = nn.Parameter(rest.logit(), requires_grad=False)
 
-    def forward(self) -> Tensor:
+    def values(self) -> Tensor:
         """The soft weights."""
-        return self._values(self._share(self.latent))
+        return self._clip(self._share()).add_(self._floor).mul_(self._scale)
 
-    def hard(self, latent: Tensor) -> Tensor:
+    def hard(self) -> Tensor:
         """Up where h(V) is at least one half, else down."""
-        return self._values((self._share(latent) >= 0.5).float())
+        return self._clip((self._share() >= 0.5).float()).add_(self._floor).mul_(self._scale)
 
     def regulariser(self, done: float) -> Tensor:
         """Mean of 1 − |2·h(V) − 1|^β (equation 24), 0 in the warm-up; `done` is the share of steps that are past."""
         if done < _WARM_UP:
             return self.latent.new_zeros(())
-        begin, end = _BETAS
-        beta = begin + (end - begin) * (done - _WARM_UP) / (1 - _WARM_UP)
-        return (1 - (2 * self._share(self.latent) - 1).abs().pow(beta)).mean()
+        return (1 - (2 * self._share() - 1).abs().pow(_beta(done))).mean()
 
-    def _share(self, latent: Tensor) -> Tensor:
-        return (latent.sigmoid() * (1 + 2 * _STRETCH) - _STRETCH).clamp(0, 1)
+    def gradient(self, slope: Tensor, done: float) -> Tensor:
+        """That of the latent numbers, from that of the weights, with λ times that of the regulariser."""
+        sigmoid = self.latent.sigmoid()
+        share = sigmoid * (1 + 2 * _STRETCH) - _STRETCH
+        found = (slope * self._scale).mul_((share >= self._least) & (share <= self._most))
+        if done >= _WARM_UP:
+            beta, ends = _beta(done), 2 * share - 1
+            pull = ends.abs().pow_(beta - 1).copysign_(ends)
+            found.sub_(pull, alpha=2 * beta * _LAMBDA / share.numel())
+        found.mul_((share > 0) & (share < 1))
+        return found.mul_(sigmoid * (1 - sigmoid)).mul_(1 + 2 * _STRETCH)
 
-    def _values(self, share: Tensor) -> Tensor:
-        found = (self._floor + share).clamp(self._low, self._high) * self._scale
-        return found if self._mask is None else torch.where(self._mask, found, 0.0)
+    def _share(self) -> Tensor:
+        return self.latent.sigmoid().mul_(1 + 2 * _STRETCH).sub_(_STRETCH).clamp_(0, 1)
+
+    def _clip(self, share: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(share, self._least), self._most)
+
+
+def _beta(done: float) -> float:
+    begin, end = _BETAS
+    return begin + (end - begin) * (done - _WARM_UP) / (1 - _WARM_UP)

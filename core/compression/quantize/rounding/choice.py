@@ -21,11 +21,12 @@ def round_weights(
     samples: Samples,
     progress: Progress,
 ) -> dict[str, Elementwise]:
-    """Encodings on the same grids as `templates`, by the name of the parameter (`conv1.weight`), with better codes.
+    """Encodings of the same bits as `templates`, by the name of the parameter (`conv1.weight`), with better codes.
 
-    `templates` are what rounding to the nearest gives: their scales, books and levels are fixed. What is no product, is
-    called twice or is stored as floats keeps them. `samples` begins anew with each call and is not called for
-    `nearest`; `progress` takes 0 … 1 and is where a cancel is noticed.
+    `templates` are what rounding to the nearest gives: their books and levels are fixed, and so are their scales, but
+    where `rounding` searches those of rows. What is no product, is called twice or is stored as floats keeps them.
+    `samples` begins anew with each call and is not called for `nearest`; `progress` takes 0 … 1 and is where a cancel
+    is noticed.
     """
     found = dict(templates)
     if rounding.method == "nearest":

@@ -46,5 +46,5 @@ class Rounder(ABC, Generic[R]):
         """The most bytes that the rows of a layer of such a matrix take once they are collected."""
 
     @abstractmethod
-    def choose(self, task: Task, rows: R, tick: Tick) -> Tensor:
-        """Values of the grid, (groups, outputs, columns); `tick` is called now and then, to notice a cancel."""
+    def choose(self, task: Task, rows: R, tick: Tick) -> Elementwise:
+        """The encoding on the task's grid; `tick` is called now and then, to notice a cancel."""

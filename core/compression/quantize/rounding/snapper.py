@@ -22,6 +22,10 @@ class Snapper(ABC):
     def ordered(self, order: Tensor) -> "Snapper":
         """The same with the columns of each group in this order (groups, columns)."""
 
+    @abstractmethod
+    def scaled(self, factors: Tensor) -> "Snapper":
+        """The same with the values of each row times a factor (groups, outputs, 1)."""
+
 
 def snapper_of(layer: Product, template: Elementwise, mask: Tensor | None) -> Snapper | None:
     """The grid of a layer's weight; None for encodings whose grid is as fine as floats."""
@@ -80,6 +84,9 @@ class _Integers(Snapper):
     def ordered(self, order: Tensor) -> "_Integers":
         return _Integers(_gather(self._scale, order), _gather(self._low, order), _gather(self._high, order))
 
+    def scaled(self, factors: Tensor) -> "_Integers":
+        return _Integers(self._scale * factors, self._low, self._high)
+
 
 @final
 class _Table(Snapper):
@@ -106,6 +113,11 @@ class _Table(Snapper):
         scale = None if self._scale is None else _gather(self._scale, order)
         return _Table(self._tables, number, scale)
 
+    def scaled(self, factors: Tensor) -> "_Table":
+        if self._scale is None:
+            raise TypeError("books have no scales")
+        return _Table(self._tables, self._number, self._scale * factors)
+
 
 @final
 class _Kept(Snapper):
@@ -119,3 +131,6 @@ class _Kept(Snapper):
 
     def ordered(self, order: Tensor) -> "_Kept":
         return _Kept(self._inner.ordered(order), _gather(self._mask, order))
+
+    def scaled(self, factors: Tensor) -> "_Kept":
+        return _Kept(self._inner.scaled(factors), self._mask)

@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from core.compression.layer_walk import LayerWalk, Tick, most_rows, products_of
-from core.compression.matrices import Product, as_matrix, as_weight
+from core.compression.matrices import Product, as_matrix
 from core.compression.quantize.rounding.rounder import Rounder, Task
 from core.compression.quantize.rounding.snapper import Snapper, snapper_of
 from core.compression.relay import Samples, Stage, added_to
@@ -51,8 +51,7 @@ class Walk:
         with torch.no_grad():
             for node in stage.nodes:
                 task = tasks[node.name]
-                values = rounders[node.name].choose(task, rows.pop(node.name), tick)
-                encoding = task.template.at(as_weight(task.layer, values))
+                encoding = rounders[node.name].choose(task, rows.pop(node.name), tick)
                 found[f"{node.target}.weight"] = encoding
                 self._put(f"{node.target}.weight", encoding)
         return found

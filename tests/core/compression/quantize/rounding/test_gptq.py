@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from core.compression.matrices import as_matrix
 from core.compression.quantize.rounding import gptq
-from core.compression.quantize.rounding.gptq import round_columns
+from core.compression.quantize.rounding.gptq import round_and_scale, round_columns
+from core.compression.quantize.rounding.row_scales import has_row_scales, rescale_rows
 from core.compression.quantize.rounding.snapper import snapper_of
 from core.compression.second_moments import Moments, MomentSum
 from core.errors import ModelpressError
-from core.network.encodings import AffineInteger, Codebook, Elementwise, Grid, Levels, packed_grid
+from core.network.encodings import AffineInteger, Codebook, Elementwise, Grid, Levels, packed_grid, symmetric_grid
 from core.specs.rounding import Rounding
 
 OUTPUTS, COLUMNS = 12, 32
@@ -44,6 +46,7 @@ GRIDS: dict[str, Elementwise] = {
     "one_scale": AffineInteger.of(draw_weight(), grid=packed_grid(4), axis=None),
     "ternary": AffineInteger.of(draw_weight(), grid=TERNARY, axis=0, scale=torch.full((OUTPUTS,), 1.2)),
     "log2": Levels.log2(draw_weight(), bits=3, axis=0),
+    "log2_scaled": Levels.log2(draw_weight(), bits=3, axis=0, scale=torch.full((OUTPUTS,), 1.7)),
     "binary": Levels.binary(draw_weight(), axis=0),
     "codebook": Codebook.of(draw_weight(), torch.tensor([-1.5, -0.4, 0.5, 1.6])),
     "codebooks": Codebook.of(draw_weight(), torch.randn(4, 5, generator=torch.Generator().manual_seed(0))),
@@ -137,6 +140,53 @@ def test_wide_products_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) -> N
         ((inputs[:, part] @ (weight - each)[:, part].T) ** 2).mean() for each in (found, template.decode())
     )
     assert ours < nearest
+
+
+@pytest.mark.parametrize("name", ["integers", "groups", "asymmetric", "ternary", "log2_scaled", "binary"])
+@pytest.mark.parametrize("masked", [True, False])
+def test_rows_get_scales_that_fit_their_inputs(name: str, masked: bool) -> None:
+    layer, template, inputs, weight = nn.Linear(COLUMNS, OUTPUTS), GRIDS[name], correlated_inputs(), draw_weight()
+    assert has_row_scales(layer, template)
+    mask = torch.rand(weight.shape, generator=torch.Generator().manual_seed(0)) < 0.8 if masked else None
+    grid = snapper_of(layer, template, mask)
+    assert grid is not None
+    args = (weight.unsqueeze(0), moments_of(inputs), grid, Rounding(method="gptq"), quiet)
+    fixed, (found, factors) = round_columns(*args)[0], round_and_scale(*args)
+    assert factors.shape == (1, OUTPUTS, 1)
+    stored = rescale_rows(layer, template, found, factors.squeeze(-1)).decode()
+    kept = found[0] if mask is None else torch.where(mask, stored, 0.0)
+    assert torch.allclose(kept, found[0], atol=1e-5)
+    ours, other = (((inputs @ (weight - each).T) ** 2).mean() for each in (found[0], fixed))
+    assert ours < 0.97 * other
+
+
+def test_scales_that_rows_share_or_that_are_powers_of_two_stay() -> None:
+    layer = nn.Linear(COLUMNS, OUTPUTS)
+    halves = torch.full((OUTPUTS,), 0.5)
+    power = AffineInteger.of(draw_weight(), grid=packed_grid(3), axis=0, scale=halves)
+    fine = AffineInteger.of(draw_weight(), grid=symmetric_grid(8), axis=0)
+    kept = [power, fine, *(GRIDS[name] for name in ("one_scale", "codebooks", "log2"))]
+    assert not any(has_row_scales(layer, each) for each in kept)
+    shared = nn.ConvTranspose1d(4, 6, 3, groups=2)
+    weight = shared.weight.detach()
+    assert not has_row_scales(shared, AffineInteger.of(weight, grid=packed_grid(3), axis=1))
+    own = nn.ConvTranspose1d(4, 3, 3)
+    template = AffineInteger.of(own.weight.detach(), grid=packed_grid(3), axis=1)
+    assert has_row_scales(own, template)
+    values = as_matrix(own, template.decode()) * 2
+    assert torch.allclose(
+        as_matrix(own, rescale_rows(own, template, values, torch.full((1, 3), 2.0)).decode()), values, atol=1e-6
+    )
+
+
+def test_a_layer_of_zeros_keeps_its_scales() -> None:
+    layer, template = nn.Linear(COLUMNS, OUTPUTS), GRIDS["integers"]
+    grid = snapper_of(layer, template, None)
+    assert grid is not None
+    args = (torch.zeros(1, OUTPUTS, COLUMNS), moments_of(correlated_inputs() * 0), grid)
+    found, factors = round_and_scale(*args, Rounding(method="gptq"), quiet)
+    assert not found.any()
+    assert bool((factors == 1).all())
 
 
 def test_a_cancel_is_noticed_within_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:

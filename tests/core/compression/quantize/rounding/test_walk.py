@@ -80,7 +80,7 @@ def tell(fraction: float, message: str) -> None:
 @pytest.mark.parametrize("method", ["gptq", "adaround"])
 def test_the_answers_are_nearer_to_the_float_ones(network: Network, method: str) -> None:
     templates = templates_of(network)
-    rounding = Rounding.model_validate({"method": method, "steps": 150})
+    rounding = Rounding.model_validate({"method": method, "steps": 150, "scales": "nearest"})
     before = {name: parameter.detach().clone() for name, parameter in network.graph.named_parameters()}
     found = round_weights(network, templates, rounding, samples, tell)
     assert found.keys() == templates.keys()
@@ -89,6 +89,20 @@ def test_the_answers_are_nearer_to_the_float_ones(network: Network, method: str)
         assert not torch.equal(encoding.codes, templates[name].codes), name
     assert error(network, found) < 0.6 * error(network, templates)
     assert all(torch.equal(parameter, before[name]) for name, parameter in network.graph.named_parameters())
+
+
+def test_scales_that_are_chosen_with_the_weights_bring_them_nearer(network: Network) -> None:
+    templates = templates_of(network, bits=2)
+    fixed, chosen = (
+        round_weights(network, templates, Rounding(method="gptq", scales=scales), samples, tell)
+        for scales in ("nearest", "search")
+    )
+    assert error(network, chosen) < 0.9 * error(network, fixed)
+    for name, encoding in chosen.items():
+        scale = encoding.sides()["scale"][1]
+        assert scale.shape == templates[name].sides()["scale"][1].shape
+        assert bool((scale > 0).all())
+        assert encoding.name == templates[name].name
 
 
 def test_books_are_rounded_too_and_by_gptq_where_adaround_cannot(network: Network) -> None:
