@@ -18,6 +18,7 @@ PRUNABLE_KINDS = (*CONVOLUTIONS, "linear")
 
 Criterion = Literal["l1", "l2", "lamp", "wanda", "fisher", "random"]
 Ranking = Literal["global", "layer", "output"]
+Update = Literal["auto", "optimal_brain", "none"]
 
 # Bits of a mask for each weight at most: a bit a weight; few that stay cost less by the gaps between them.
 _MASK_BITS = 1.0
@@ -25,6 +26,8 @@ _MASK_BITS = 1.0
 _LEAST = 0.04
 # Criteria that look at what flows through the network.
 _BY_DATA = frozenset({"wanda", "fisher"})
+# Criteria that guess what a layer's outputs lose without a weight: others, of the loss or of chance, say more or less.
+_BY_SIZE = frozenset({"l1", "l2", "lamp", "wanda"})
 
 
 def unreadable(description: ModelDescription) -> Capability:
@@ -61,7 +64,17 @@ class MaskPruning(Pruning):
         description="What is compared: all weights, those of a layer, or those of an output. The last two leave the "
         "same share everywhere.",
     )
-    samples: int = Field(512, ge=1, le=100_000, description="Calibration samples for `wanda` and `fisher`, in samples.")
+    update: Update = Field(
+        "auto",
+        description="What makes up for the weights that go, without labels. optimal_brain: those that stay, and the "
+        "biases, are fitted layer by layer to give what the layer gave (arXiv 2208.11580); of l1, l2, lamp and wanda "
+        "it then follows how many weights of each layer stay, and from the fit which (not for a budget of bytes). "
+        "Weights that are no floats any more keep their values. none: all keep theirs. auto: optimal_brain where there "
+        "are calibration samples.",
+    )
+    samples: int = Field(
+        512, ge=1, le=100_000, description="Calibration samples for `wanda`, `fisher` and `update`, in samples."
+    )
     layers: dict[str, Share] = Field({}, description="By name of a layer, the share of its weights that stays.")
     protect: tuple[str, ...] = Field((), description="Names of layers that keep all their weights.")
 
@@ -71,8 +84,13 @@ class MaskPruning(Pruning):
         return self
 
     def ranking_samples(self) -> int:
-        """None for criteria that look at the weights alone."""
-        return self.samples if self.criterion in _BY_DATA else 0
+        """None where the weights alone are looked at, or samples are taken if there are some."""
+        return self.samples if self.criterion in _BY_DATA or self.update == "optimal_brain" else 0
+
+    @property
+    def chooses_anew(self) -> bool:
+        """Whether an update says which weights of a layer stay; what a mask takes in bytes changes with it."""
+        return self.criterion in _BY_SIZE and self.keep.measure != "bytes"
 
     @property
     def compares_layers(self) -> bool:

@@ -1,34 +1,31 @@
 """`prune.weights`, `prune.vectors` and `prune.kernels`: weights that go become zero, those that stay are stored."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import cast, final
+from collections.abc import Callable, Iterator, Mapping
+from typing import final
 
 from pydantic import JsonValue
 from torch import Tensor, nn
 
 from core.compression.candidates import Candidate, find_candidates, put_encodings
 from core.compression.context import Context
-from core.compression.matrices import PRODUCTS, Product, as_matrix, as_weight
+from core.compression.matrices import PRODUCTS
 from core.compression.method import Method, Report
-from core.compression.prune.budgets import largest_share
 from core.compression.prune.criteria import weigh
 from core.compression.prune.curves import measure_curves, with_curves
-from core.compression.prune.ranking import Scored, keep_n_of_m, keep_of_all, keep_of_each, keep_of_outputs
-from core.compression.prune.units import units_of
+from core.compression.prune.fitted_masks import MaskedWeight, fit_masks, is_fitted, put_weights
+from core.compression.prune.mask_choice import Ranked, choose_within, masked, rank_units
 from core.compression.sensitivity import measure_layers
+from core.compression.yardstick import Inputs, input_batches
 from core.errors import ModelpressError
-from core.findings import make_finding
-from core.network.encodings import Dense, Elementwise, Encoding, Masked
+from core.network.encodings import Elementwise, Encoding, Masked
 from core.network.network import Network
-from core.network.stored_bytes import stored_bytes
 from core.specs.mask_pruning import MaskPruning, VectorPruning, WeightPruning
-from core.verdict import Finding, Sensitivity
+from core.verdict import Sensitivity
 
 
 @final
 class MaskPruner(Method[MaskPruning]):
-    """Ranks weights by a criterion and masks the weakest; what stays keeps its value and its encoding."""
+    """Ranks weights by a criterion and masks the weakest; what stays is fitted where the spec asks for it."""
 
     def apply(self, network: Network, spec: MaskPruning, context: Context) -> tuple[Network, Report]:
         """Mask the weights; raises `unsupported_layer`, `missing_data`, `non_finite`."""
@@ -37,17 +34,20 @@ class MaskPruner(Method[MaskPruning]):
         context.progress(0.5, f"Ranking the weights of {len(candidates)} layers")
         ranked = rank_units(candidates, values, spec)
         masks, findings = choose_within(network, candidates, ranked, spec)
-        encodings = {each.name: _masked(each, masks[each.name]) for each in candidates}
+        found = {each.name: MaskedWeight(masks[each.name], each.weight * masks[each.name]) for each in candidates}
+        if _updates(spec, context):
+            found = _update(network, ranked, found, spec, context)
         of_layer = {each.path: each.name for each in candidates}
 
         def build(layers: frozenset[str]) -> Network:
-            return put_encodings(network, {of_layer[path]: encodings[of_layer[path]] for path in layers})
+            return put_weights(network, {of_layer[path]: found[of_layer[path]] for path in layers})
 
         sensitivities: dict[str, Sensitivity] = {}
         if context.dataset is not None and context.dataset.count("calibration"):
-            sensitivities = measure_layers(network, build, of_layer, context, span=(0.5, 0.8))
-            curves = measure_curves(network, _builder(network, ranked, spec, of_layer), of_layer, context, (0.8, 0.95))
+            sensitivities = measure_layers(network, build, of_layer, context, span=(0.7, 0.85))
+            curves = measure_curves(network, _builder(network, ranked, spec, of_layer), of_layer, context, (0.85, 0.95))
             sensitivities = with_curves(sensitivities, curves)
+        masks = {name: each.mask for name, each in found.items()}
         shares = {path: _share(masks[name]) for path, name in of_layer.items()}
         context.log(_tell(masks, left_out))
         report = Report(
@@ -60,77 +60,38 @@ class MaskPruner(Method[MaskPruning]):
         return build(frozenset(of_layer)), report
 
 
-@final
-@dataclass(frozen=True)
-class Ranked:
-    """A weight's units in the shape (outputs, inputs of a group, taps …), and the score that they are ranked by."""
-
-    candidate: Candidate
-    scored: Scored
-    score: Tensor
-
-    def mask(self, kept: Tensor) -> Tensor:
-        """Which numbers of the weight stay with these units: booleans in the weight's own shape."""
-        return _stored(cast("Product", self.candidate.layer), self.scored.mask(kept))
+def _updates(spec: MaskPruning, context: Context) -> bool:
+    """Whether what stays makes up for what goes; of inputs that are drawn only where that is asked for."""
+    dataset = context.dataset
+    if spec.update != "auto" or dataset is None:
+        return spec.update == "optimal_brain"
+    return not dataset.synthetic and dataset.count("calibration") > 0
 
 
-def rank_units(candidates: tuple[Candidate, ...], values: Mapping[str, Tensor], spec: MaskPruning) -> dict[str, Ranked]:
-    """What the spec ranks, of each weight by its name."""
-    ranked = {}
-    for each in candidates:
-        worth = _outputs_first(cast("Product", each.layer), values[each.name])
-        scored = Scored.of(units_of(spec, worth.shape), worth)
-        ranked[each.name] = Ranked(each, scored, scored.lamp() if spec.criterion == "lamp" else scored.mean)
-    return ranked
+def _update(
+    network: Network,
+    ranked: Mapping[str, Ranked],
+    found: Mapping[str, MaskedWeight],
+    spec: MaskPruning,
+    context: Context,
+) -> dict[str, MaskedWeight]:
+    """The same shares of each weight with values, and mostly masks, by which layers answer as they did."""
+    dataset = context.needed_dataset()
+    shares = {name: each.share_of(found[name].mask) for name, each in ranked.items()}
+    shares |= {name: spec.fixed_share(each.candidate.path) or shares[name] for name, each in ranked.items()}
 
+    def samples() -> Iterator[Inputs]:
+        return input_batches(network, dataset, "calibration", limit=spec.samples)
 
-def choose_within(
-    network: Network, candidates: tuple[Candidate, ...], ranked: Mapping[str, Ranked], spec: MaskPruning
-) -> tuple[dict[str, Tensor], tuple[Finding, ...]]:
-    """The masks with which the network keeps to its budget, and a finding where even the smallest do not."""
-    if spec.keep.weights is not None:
-        return choose_masks(candidates, ranked, spec, spec.keep.weights), ()
-    most = spec.keep.most(stored_bytes(network))
+    def choose(name: str, worth: Tensor, done: float) -> Tensor:
+        return ranked[name].by(worth, shares[name] ** done, spec)
 
-    def bytes_at(share: float) -> int:
-        masks = choose_masks(candidates, ranked, spec, share)
-        return stored_bytes(put_encodings(network, {each.name: _masked(each, masks[each.name]) for each in candidates}))
+    def progress(done: float, message: str) -> None:
+        context.progress(0.5 + 0.2 * done, message)
 
-    found = largest_share(bytes_at, most)
-    masks = choose_masks(candidates, ranked, spec, found.share)
-    if found.reached:
-        return masks, ()
-    text = (
-        f"At most {most:,.0f} bytes of weights were asked for; {found.cost:,} are left with a unit of each weight that "
-        "is pruned: what is not pruned, and where the weights are, stays."
-    )
-    return masks, (make_finding("pruning_goal_missed", text),)
-
-
-def choose_masks(
-    candidates: tuple[Candidate, ...], ranked: Mapping[str, Ranked], spec: MaskPruning, share: float
-) -> dict[str, Tensor]:
-    """Of each weight, by name, which numbers stay: booleans in its shape; `share` of all where no layer has its own."""
-    own = {each.name for each in candidates if each.path in spec.layers}
-    kept: dict[str, Tensor] = {}
-    if spec.compares_layers:
-        together = [name for name in ranked if name not in own]
-        scores, scored = ({name: getattr(ranked[name], part) for name in together} for part in ("score", "scored"))
-        kept = keep_of_all(scores, scored, share) if together else {}
-    for each in candidates:
-        if each.name not in kept:
-            fixed = spec.fixed_share(each.path)
-            kept[each.name] = _keep(ranked[each.name].score, share if fixed is None else fixed, spec)
-    return {name: each.mask(kept[name]) for name, each in ranked.items()}
-
-
-def _keep(score: Tensor, share: float, spec: MaskPruning) -> Tensor:
-    """The units of one weight that stay, where it is ranked by itself."""
-    if isinstance(spec, WeightPruning) and spec.n is not None and spec.m is not None:
-        return keep_n_of_m(score, max(round(share * spec.m), 1), spec.m)
-    if spec.ranking == "output":
-        return keep_of_outputs(score, share)
-    return keep_of_each(score, share)
+    if kept := sorted(name.rpartition(".")[0] for name in ranked if not is_fitted(network, name)):
+        context.log(f"The numbers of {', '.join(kept)} are encoded: those that stay keep their values.")
+    return fit_masks(network, found, samples, progress, choose if spec.chooses_anew else None)
 
 
 def _builder(
@@ -140,8 +101,8 @@ def _builder(
 
     def build(path: str, share: float) -> Network:
         each = ranked[of_layer[path]]
-        mask = each.mask(_keep(each.score, share, spec))
-        return put_encodings(network, {each.candidate.name: _masked(each.candidate, mask)})
+        encoding = masked(each.candidate.weight, each.alone(share, spec))
+        return put_encodings(network, {each.candidate.name: encoding})
 
     return build
 
@@ -171,22 +132,6 @@ def _suits(spec: MaskPruning, layer: nn.Module) -> bool:
 def _can_mask(encoding: Encoding | None) -> bool:
     """Not where each channel has another zero."""
     return encoding is None or isinstance(encoding, Masked) or (isinstance(encoding, Elementwise) and encoding.maskable)
-
-
-def _outputs_first(layer: Product, values: Tensor) -> Tensor:
-    """A weight, or anything in its shape, as (outputs, inputs of a group, taps …)."""
-    matrix = as_matrix(layer, values).flatten(0, 1)
-    return matrix if isinstance(layer, nn.Linear) else matrix.reshape(len(matrix), -1, *layer.kernel_size)
-
-
-def _stored(layer: Product, values: Tensor) -> Tensor:
-    """The opposite."""
-    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-    return as_weight(layer, values.reshape(groups, len(values) // groups, -1))
-
-
-def _masked(each: Candidate, mask: Tensor) -> Masked:
-    return Masked(mask & (each.weight != 0), Dense(each.weight))
 
 
 def _share(mask: Tensor) -> float:
