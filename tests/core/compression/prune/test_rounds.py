@@ -42,6 +42,9 @@ TRAIN = {"method": "finetune", "steps": 4, "lr": 0.01, "batch_size": 32}
 CHANNELS: dict[str, Any] = {"criterion": "l2", "multiple": "none", "compensate": "none"}
 
 
+MASKS: dict[str, Any] = {"criterion": "l2", "update": "none"}
+
+
 class Steps(nn.Module):
     """Residual blocks on numbers."""
 
@@ -88,7 +91,7 @@ def test_masks_of_later_rounds_lie_within_those_of_earlier_ones(
     residual: Network, context: MakeContext, told: list[Message]
 ) -> None:
     given = context()
-    settings = {"keep": 0.2, "criterion": "l2", "schedule": {"rounds": 3, "shape": "linear", "train": TRAIN}}
+    settings = MASKS | {"keep": 0.2, "schedule": {"rounds": 3, "shape": "linear", "train": TRAIN}}
     found, report = prune(residual, given, WeightPruning, **settings)
     (batch,) = given.needed_dataset().batches("evaluation", 8, 8)
     check_step(residual, found, report, tuple(batch.inputs.values()))
@@ -152,11 +155,11 @@ def test_blocks_go_in_rounds_and_rounds_without_any_are_left_out(
 @pytest.mark.parametrize(("kind", "most"), [(WeightPruning, 0.4), (WeightPruning, 9000), (KernelPruning, 0.7)])
 def test_masks_keep_to_bytes(residual: Network, context: MakeContext, kind: type[Pruning], most: float) -> None:
     given = replace(context(), alone=False)
-    found, report = prune(residual, given, kind, keep={"bytes": most}, criterion="l2")
+    found, report = prune(residual, given, kind, keep={"bytes": most}, **MASKS)
     allowed = most * stored_bytes(residual) if most < 1 else most
     assert 0.97 * allowed < stored_bytes(found) <= allowed
     assert not report.findings
-    tight, report = prune(residual, given, kind, keep={"bytes": 10}, criterion="l2")
+    tight, report = prune(residual, given, kind, keep={"bytes": 10}, **MASKS)
     assert f"At most 10 bytes of weights were asked for; {stored_bytes(tight):,} are left" in report.findings[0].text
 
 
@@ -200,7 +203,7 @@ def various(residual: Network, tmp_path: Path) -> tuple[Network, Dataset]:
     return residual, open_dataset([tmp_path / "various.npz"], spec, residual.inputs)
 
 
-@pytest.mark.parametrize("settings", [{"criterion": "l2"}, {"criterion": "l2", "schedule": {"rounds": 5}}])
+@pytest.mark.parametrize("settings", [MASKS, MASKS | {"schedule": {"rounds": 5}}])
 def test_as_much_goes_as_the_drop_allows(
     various: tuple[Network, Dataset], context: MakeContext, told: list[Message], settings: dict[str, Any]
 ) -> None:
@@ -240,7 +243,7 @@ def test_as_many_blocks_go_as_the_drop_allows(
 def test_a_drop_needs_data_and_may_allow_nothing(various: tuple[Network, Dataset], context: MakeContext) -> None:
     residual, images = various
     for schedule in (None, {"rounds": 2}):
-        settings = {"keep": {"max_drop": 0.0}, "criterion": "random", "schedule": schedule}
+        settings = {"keep": {"max_drop": 0.0}, "criterion": "random", "update": "none", "schedule": schedule}
         with pytest.raises(ModelpressError, match="needs a data set"):
             prune(residual, replace(context(), dataset=None), WeightPruning, **settings)
         found, report = prune(residual, replace(context(), alone=False, dataset=images), KernelPruning, **settings)
@@ -269,7 +272,7 @@ def test_n_of_m_in_rounds_ends_at_n(residual: Network, context: MakeContext) -> 
 def test_errors_within_a_round_name_it(residual: Network, context: MakeContext, images: Dataset) -> None:
     wild = TRAIN | {"lr": 10.0, "optimiser": "sgd", "clip": 0.0, "steps": 50, "early_stopping": 0}
     with pytest.raises(ModelpressError) as caught:
-        prune(residual, context(), WeightPruning, keep=0.5, criterion="l2", schedule={"rounds": 2, "train": wild})
+        prune(residual, context(), WeightPruning, keep=0.5, schedule={"rounds": 2, "train": wild}, **MASKS)
     assert caught.value.code == "training_diverged"
     assert re.match(r"Round [12] of 2: The loss was no number at update", caught.value.detail)
     with pytest.raises(ModelpressError, match="does not say what the rounds"):
