@@ -20,8 +20,11 @@ _DROP = (
     "there is none, it falls by no more than this, in the metric's own unit, against what the step is given. Without "
     "labels the quality is how well the answers agree."
 )
-_TIME_SHARE = "Share of the median time of a run at the first batch size of the target, as it is predicted."
-_TIME = "Median time of a run at the first batch size of the target, as it is predicted, in milliseconds."
+_HOW = "predicted for the worker's CPU from times of single operators, then measured and corrected."
+_TIME_SHARE = f"Share of the median time of a run at the first batch size of the target: {_HOW}"
+_TIME = f"Median time of a run at the first batch size of the target, in milliseconds: {_HOW}"
+_MEASURED_SHARE = "Share of the median time of a run at the first batch size of the target, as it is measured."
+_MEASURED = "Median time of a run at the first batch size of the target, as it is measured, in milliseconds."
 
 
 MaxDrop = Annotated[float | None, Field(ge=0, description=_DROP)]
@@ -95,8 +98,8 @@ class BlockBudget(Kept):
     blocks: Share | None = Field(None, description="Share of the blocks; at least one goes and one stays.")
     macs: ShareOrNumber | None = Field(None, description=f"Multiply-adds of one sample, {_EITHER}.")
     parameters: ShareOrNumber | None = Field(None, description=f"Parameters, {_EITHER}.")
-    latency: Share | None = Field(None, description=_TIME_SHARE)
-    latency_ms: float | None = Field(None, gt=0, description=_TIME)
+    latency: Share | None = Field(None, description=_MEASURED_SHARE)
+    latency_ms: float | None = Field(None, gt=0, description=_MEASURED)
     max_drop: MaxDrop = None
 
 

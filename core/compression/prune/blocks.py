@@ -7,7 +7,8 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from core.compression.context import Context
 from core.compression.method import Method, Report
-from core.compression.prune.block_goal import BlockGoal
+from core.compression.prune.block_goal import BlockClock, BlockGoal, open_clock
+from core.compression.prune.timing import Timing
 from core.compression.sensitivity import effort_for, measure_sensitivity
 from core.compression.yardstick import Yardstick, choosing_split
 from core.errors import ModelpressError
@@ -20,6 +21,7 @@ from core.verdict import Sensitivity
 
 class _Recorded(BaseModel):
     left_out: Annotated[tuple[str, ...], Field(min_length=1)]
+    latency: Timing | None = None
 
 
 @final
@@ -28,10 +30,17 @@ class LayerPruner(Method[LayerPruning]):
 
     def apply(self, network: Network, spec: LayerPruning, context: Context) -> tuple[Network, Report]:
         """A copy of fewer blocks; raises `unsupported_layer`, `missing_data`."""
+        with open_clock(network, spec.keep, context) as clock:
+            return self._leave_out(network, spec, context, clock)
+
+    def _leave_out(
+        self, network: Network, spec: LayerPruning, context: Context, clock: BlockClock | None
+    ) -> tuple[Network, Report]:
         blocks = find_blocks(network)
         free = _free(blocks, spec)
-        goal = BlockGoal(network, tuple(blocks), spec.keep)
-        names = _recorded(context)
+        goal = BlockGoal(network, tuple(blocks), spec.keep, clock)
+        recorded = _recorded(context)
+        names = None if recorded is None else list(recorded.left_out)
         alone: dict[str, Sensitivity] = {}
         if spec.criterion == "even":
             names = names or _spread_enough(free, goal)
@@ -41,20 +50,26 @@ class LayerPruner(Method[LayerPruning]):
             names = names or tried
         gone = [block for block in blocks if block.name in set(names)]
         context.log(f"{len(gone)} of {len(blocks)} blocks are left out: {', '.join(block.name for block in gone)}.")
-        layers = tuple(layer for block in gone for layer in block.layers)
         plan: dict[str, JsonValue] = {"left_out": list[JsonValue](block.name for block in gone)}
+        timing = goal.timing(names) if recorded is None else recorded.latency
+        if timing is None:
+            findings = () if goal.is_reached(names) else (goal.missed(names),)
+        else:
+            timing.tell(context)
+            plan["latency"] = timing.model_dump()
+            findings = () if timing.reached else (timing.missed(),)
         result = drop_blocks(network, names)
         context.progress(1.0, f"{len(gone)} blocks left out")
-        findings = () if goal.is_reached(names) else (goal.missed(names),)
+        layers = tuple(layer for block in gone for layer in block.layers)
         return result, Report(layers=layers, sensitivities=alone, findings=findings, plan=plan)
 
 
-def _recorded(context: Context) -> list[str] | None:
-    """The blocks that the plan leaves out; None without a plan. Raises `invalid_request`."""
+def _recorded(context: Context) -> _Recorded | None:
+    """What the plan says; None without a plan. Raises `invalid_request`."""
     if context.recorded is None:
         return None
     try:
-        return list(_Recorded.model_validate(dict(context.recorded)).left_out)
+        return _Recorded.model_validate(dict(context.recorded))
     except ValidationError as error:
         sentence = f"The plan does not say which blocks {context.step} left out."
         raise ModelpressError("invalid_request", sentence, pointer="/plan") from error

@@ -6,6 +6,9 @@ from typing import TypeVar, final
 
 import torch
 
+from core.compression.context import Context
+from core.compression.prune.timing import TIMES
+from core.measure.network_latency import Stopwatch
 from core.network.describe import describe
 from core.network.network import Network
 from core.network.stored_bytes import stored_bytes
@@ -27,9 +30,12 @@ class RoundBudgets:
     whole: float
 
     @classmethod
-    def of(cls, spec: Pruning, network: Network) -> "RoundBudgets":
-        """Of a drop, the shares that are tried are of what a bare number would stand for."""
+    def of(cls, spec: Pruning, network: Network, context: Context) -> "RoundBudgets":
+        """Of a drop, the shares that are tried are of what a bare number would stand for; times are measured."""
         keep = spec.keep
+        if keep.measure in TIMES:
+            with Stopwatch(network, context.dataset, context.target) as stopwatch:
+                return cls(keep, stopwatch.original_ms)
         return cls(keep, whole_of(keep.shorthand if spec.spends_drop else keep.measure, network))
 
     def after(self, gone: float) -> float:
@@ -43,6 +49,8 @@ class RoundBudgets:
         if measure == "weights":
             # Masks leave shapes as they are: a share of the weights is one of those in the beginning.
             return self.keep.of(measure, amount)
+        if measure in TIMES:
+            return self.keep.of("latency_ms", amount)
         left = whole_of(measure, network)
         if measure == "blocks":
             wanted = max(round(amount), 1)

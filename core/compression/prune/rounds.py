@@ -69,7 +69,9 @@ class _Course:
             done = len(self._stand.standing.rounds)
             context.log(f"Goes on after {done} of {schedule.rounds} rounds.")
         else:
-            self._stand = Stand(Standing(whole=RoundBudgets.of(spec, network).whole), network)
+            # A plan says what every round leaves.
+            whole = RoundBudgets.of(spec, network, context).whole if self._recorded is None else 0.0
+            self._stand = Stand(Standing(whole=whole), network)
         self._budgets = RoundBudgets(spec.keep, self._stand.standing.whole)
 
     @property

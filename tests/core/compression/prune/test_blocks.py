@@ -14,6 +14,7 @@ from core.compression.prune.blocks import LayerPruner
 from core.data.dataset import Dataset, open_dataset
 from core.description import DatasetSpec, SplitArrays
 from core.errors import ModelpressError
+from core.measure import network_latency
 from core.messages import LogMessage, Message, MetricMessage, ProgressMessage
 from core.network.inspect import read
 from core.network.network import Network
@@ -162,3 +163,27 @@ def test_blocks_of_a_large_network_are_tried_once(
     assert sum(isinstance(each, MetricMessage) for each in told) == len(names)
     assert sum("Trying" in each.message for each in told if isinstance(each, ProgressMessage)) == len(names)
     assert any("4 times, on 8 samples" in each.text for each in told if isinstance(each, LogMessage))
+
+
+def test_a_time_that_cannot_be_kept_is_told_and_a_plan_is_followed_without_a_clock(
+    network: Network,
+    context: Callable[..., Context],
+    numbers: Dataset,
+    told: list[Message],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(network_latency, "_RUNS", 3)
+    monkeypatch.setattr(network_latency, "_BLOCKS", 1)
+    names = [block.name for block in find_blocks(network)]
+    settings = {"keep": {"latency_ms": 1e-6}, "criterion": "even", "protect": names[1:]}
+    spec = LayerPruning.model_validate(settings)
+    given = replace(context(), dataset=numbers)
+    _, report = LayerPruner().apply(network, spec, given)
+    (finding,) = report.findings
+    assert finding.code == "pruning_goal_missed"
+    assert report.plan["left_out"] == names[:1]
+    measured = [each.value for each in told if isinstance(each, MetricMessage) and each.name == "latency_measured_ms"]
+    assert measured == [report.plan["latency"]["measured_ms"]]
+    _, again = LayerPruner().apply(network, spec, replace(given, recorded=report.plan))
+    assert again.plan == report.plan
+    assert again.findings == report.findings
