@@ -33,6 +33,8 @@ from core.network.fold import fold_batch_norm
 from core.network.inspect import read
 from core.specs.recipe import Recipe
 
+TEACHER = "distill.logits"
+
 Right = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 
@@ -53,14 +55,14 @@ CASES = (
 )
 
 
-def make_recipe(last: str, keep: float, values: int, updates: Sequence[int]) -> Recipe:
-    """`updates` are those of each round, after the last round, and with shared values."""
-    teacher = {"method": "distill.logits"}
-    first, second, third = ({**teacher, "steps": number} for number in updates)
+def make_recipe(last: str, keep: float, values: int, updates: Sequence[int], learn: str = TEACHER) -> Recipe:
+    """`updates` are those of each round, after the last round, and with shared values, by the method `learn`."""
+    first, second, third = ({"method": learn, "steps": number} for number in updates)
     pruning = {
         "method": "prune.weights",
         "keep": keep,
         "protect": [last],
+        "update": "none",
         "schedule": {"rounds": 4, "shape": "cubic", "train": first},
     }
     books = {"method": "quantize.codebook", "values": values}
@@ -139,9 +141,10 @@ def main() -> None:
     parser.add_argument("--keep-files", type=Path, help="a folder for the files that are made")
     parser.add_argument("--only", nargs="*", default=[case.file for case in CASES])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--keep", type=float, nargs="*", default=[0.08, 0.05])
+    parser.add_argument("--keep", type=float, nargs="*", default=[0.044, 0.074])
     parser.add_argument("--values", type=int, default=8)
-    parser.add_argument("--updates", type=int, nargs=3, default=[500, 2000, 1500])
+    parser.add_argument("--updates", type=int, nargs=3, default=[1000, 4000, 3000])
+    parser.add_argument("--learn", choices=[TEACHER, "finetune"], default=TEACHER)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = json.loads(options.out.read_text()) if options.out and options.out.exists() else []
@@ -149,6 +152,7 @@ def main() -> None:
         for keep in options.keep:
             for case in (case for case in CASES if case.file in options.only):
                 asked = {"keep": keep, "values": options.values, "updates": options.updates}
+                asked |= {} if options.learn == TEACHER else {"learn": options.learn}
                 alike = [row for row in rows if row["network"] == case.file and row["asked"] == asked]
                 if any(row["seed"] == seed for row in alike):
                     continue
