@@ -16,7 +16,7 @@ from core.specs.weight_bits import FLOAT, Bits
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 PRUNABLE_KINDS = (*CONVOLUTIONS, "linear")
 
-Criterion = Literal["l1", "l2", "lamp", "wanda", "fisher", "random"]
+Criterion = Literal["l1", "l2", "lamp", "wanda", "fisher", "taylor", "random"]
 Ranking = Literal["global", "layer", "output"]
 Update = Literal["auto", "optimal_brain", "none"]
 
@@ -25,7 +25,7 @@ _MASK_BITS = 1.0
 # Of what a budget leaves that says nothing of its share, a guess.
 _LEAST = 0.04
 # Criteria that look at what flows through the network.
-_BY_DATA = frozenset({"wanda", "fisher"})
+_BY_DATA = frozenset({"wanda", "fisher", "taylor"})
 # Criteria that guess what a layer's outputs lose without a weight: others, of the loss or of chance, say more or less.
 _BY_SIZE = frozenset({"l1", "l2", "lamp", "wanda"})
 
@@ -56,8 +56,9 @@ class MaskPruning(Pruning):
         "lamp",
         description="What is weak. l1, l2: small weights. lamp: squared weights as a share of those of the layer that "
         "are no smaller (arXiv 2010.07611). wanda: weights times the size of their inputs (arXiv 2306.11695). fisher: "
-        "squared weights times how strongly the answers depend on them (arXiv 1611.06440), without labels. random: the "
-        "control.",
+        "squared weights times how strongly the answers depend on them (arXiv 1611.06440), without labels; taylor: the "
+        "expected square of what the loss changes by without them, to first order, with labels (arXiv 1906.10771). "
+        "random: the control.",
     )
     ranking: Ranking = Field(
         "global",
@@ -73,7 +74,10 @@ class MaskPruning(Pruning):
         "are calibration samples.",
     )
     samples: int = Field(
-        512, ge=1, le=100_000, description="Calibration samples for `wanda`, `fisher` and `update`, in samples."
+        512,
+        ge=1,
+        le=100_000,
+        description="Calibration samples for `wanda`, `fisher`, `taylor` and `update`, in samples.",
     )
     layers: dict[str, Share] = Field({}, description="By name of a layer, the share of its weights that stays.")
     protect: tuple[str, ...] = Field((), description="Names of layers that keep all their weights.")
@@ -86,6 +90,10 @@ class MaskPruning(Pruning):
     def ranking_samples(self) -> int:
         """None where the weights alone are looked at, or samples are taken if there are some."""
         return self.samples if self.criterion in _BY_DATA or self.update == "optimal_brain" else 0
+
+    def needs_labels(self) -> bool:
+        """Of the criterion, and of training in rounds."""
+        return self.criterion == "taylor" or super().needs_labels()
 
     @property
     def chooses_anew(self) -> bool:

@@ -1,18 +1,15 @@
 """What each index of a group of channels is worth: one number an index, (size,), that groups can be compared by."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 
 from core.compression.candidates import TRANSPOSED
 from core.compression.context import Context
-from core.compression.curvature import empirical_squares, fisher_of
-from core.compression.prune.criteria import FISHER_BATCH, take_samples
-from core.compression.train.losses import LOSSES
-from core.compression.yardstick import Inputs
+from core.compression.curvature import fisher_of
+from core.compression.prune.criteria import FISHER_BATCH, squares_by_labels, take_samples
 from core.errors import ModelpressError
 from core.network.network import Network
 from core.network.surgery import Group
@@ -131,34 +128,8 @@ def _fisher(network: Network, groups: Sequence[Group], spec: ChannelPruning, con
 
 def _taylor(network: Network, groups: Sequence[Group], spec: ChannelPruning, context: Context) -> Worth:
     """As `_fisher`, against the labels of the samples."""
-    task = context.needed_dataset().task
-    if task not in LOSSES:
-        raise ModelpressError(
-            "missing_data", f"No loss is known for the task {task}.", hint="Take the criterion fisher."
-        )
-
-    def loss(found: Tensor, labels: Tensor) -> Tensor:
-        return LOSSES[task](found, labels, 0.0).sum()
-
-    batches = _labelled(network, spec, context)
-    squares = empirical_squares(network, batches, _names_of_weights(groups), _gates(groups), task=task, loss=loss)
+    squares = squares_by_labels(network, _names_of_weights(groups), _gates(groups), spec.samples, context)
     return {group: squares[group.name] for group in groups}
-
-
-def _labelled(network: Network, spec: ChannelPruning, context: Context) -> Iterator[tuple[Inputs, Tensor]]:
-    """Calibration samples with their labels; raises `missing_data`."""
-    dataset = context.needed_dataset()
-    if not dataset.labelled("calibration"):
-        text = "The criterion taylor needs calibration samples with labels."
-        raise ModelpressError("missing_data", text, hint="The criterion fisher needs none.")
-    inputs = take_samples(network, spec.samples, context, batch=FISHER_BATCH, text=_TEXT)
-    start = 0
-    for batch in inputs:
-        rows = np.arange(start, start + len(batch[0]), dtype=np.int64)
-        labels = dataset.take("calibration", rows).labels
-        start += len(rows)
-        if labels is not None:
-            yield batch, labels
 
 
 def _gates(groups: Sequence[Group]) -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:

@@ -1,15 +1,18 @@
 """How much each weight counts, by the criterion that the recipe asks for; zero or more, in the shape of the weight."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import cast, final
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from core.compression.candidates import Candidate
 from core.compression.context import Context
-from core.compression.curvature import diagonal_fisher
+from core.compression.curvature import Parts, diagonal_fisher, empirical_squares
 from core.compression.matrices import Product, as_matrix, as_weight, take_rows
+from core.compression.prune.units import from_outputs, outputs_first, units_of
+from core.compression.train.losses import LOSSES
 from core.compression.yardstick import Inputs, input_batches
 from core.errors import ModelpressError
 from core.network.network import Network
@@ -18,6 +21,7 @@ from core.specs.mask_pruning import Criterion, MaskPruning
 # Samples whose gradients are summed before they are squared.
 FISHER_BATCH = 4
 _BATCH = 32
+_LOOKING = "Measuring which weights the answers depend on"
 
 Values = dict[str, Tensor]
 
@@ -100,11 +104,57 @@ class _Power(fx.Interpreter):
 
 def _by_answers(network: Network, candidates: Sequence[Candidate], spec: MaskPruning, context: Context) -> Values:
     """w²·E[g²]: the expected square of what the loss changes by without the weight, to first order."""
-    text = "Measuring which weights the answers depend on"
-    batches = take_samples(network, spec.samples, context, batch=FISHER_BATCH, text=text)
+    batches = take_samples(network, spec.samples, context, batch=FISHER_BATCH, text=_LOOKING)
     names = [each.name for each in candidates]
     fisher = diagonal_fisher(network, batches, names, task=context.needed_dataset().task, seed=context.seed)
     return {each.name: each.weight.square() * fisher[each.name] for each in candidates}
+
+
+def _by_labels(network: Network, candidates: Sequence[Candidate], spec: MaskPruning, context: Context) -> Values:
+    """E[(Σ w·g)²] over each unit, against labels (Molchanov et al. 2019, arXiv 1906.10771, equation 8), shared out."""
+    by_name = {each.name: each for each in candidates}
+    weights = {name: outputs_first(_layer(each), each.weight).double() for name, each in by_name.items()}
+    units = {name: units_of(spec, weight.shape) for name, weight in weights.items()}
+
+    def gates(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = {name: outputs_first(_layer(by_name[name]), gradient) for name, gradient in gradients.items()}
+        return {name: units[name].total(weights[name] * gradient) for name, gradient in found.items()}
+
+    squares = squares_by_labels(network, list(by_name), gates, spec.samples, context)
+    sizes = {name: units[name].total(torch.ones_like(weight)).clamp_min(1) for name, weight in weights.items()}
+    return {
+        name: from_outputs(_layer(each), units[name].spread(squares[name] / sizes[name]).float())
+        for name, each in by_name.items()
+    }
+
+
+def squares_by_labels(
+    network: Network, names: Collection[str], parts: Parts, samples: int, context: Context
+) -> dict[str, Tensor]:
+    """As `empirical_squares`, with the labels of calibration samples; raises `missing_data` where there are none."""
+    dataset = context.needed_dataset()
+    task = dataset.task
+    if task not in LOSSES:
+        raise ModelpressError(
+            "missing_data", f"No loss is known for the task {task}.", hint="Take the criterion fisher."
+        )
+    if not dataset.labelled("calibration"):
+        text = "The criterion taylor needs calibration samples with labels."
+        raise ModelpressError("missing_data", text, hint="The criterion fisher needs none.")
+
+    def labelled() -> Iterator[tuple[Inputs, Tensor]]:
+        start = 0
+        for batch in take_samples(network, samples, context, batch=FISHER_BATCH, text=_LOOKING):
+            rows = np.arange(start, start + len(batch[0]), dtype=np.int64)
+            labels = dataset.take("calibration", rows).labels
+            start += len(rows)
+            if labels is not None:
+                yield batch, labels
+
+    def loss(found: Tensor, labels: Tensor) -> Tensor:
+        return LOSSES[task](found, labels, 0.0).sum()
+
+    return empirical_squares(network, labelled(), names, parts, task=task, loss=loss)
 
 
 def take_samples(network: Network, samples: int, context: Context, *, batch: int, text: str) -> Iterator[Inputs]:
@@ -132,5 +182,6 @@ _CRITERIA: Mapping[Criterion, Callable[[Network, Sequence[Candidate], MaskPrunin
     "lamp": _squared,
     "wanda": _by_inputs,
     "fisher": _by_answers,
+    "taylor": _by_labels,
     "random": _random,
 }

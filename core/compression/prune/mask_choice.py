@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast, final
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from core.compression.candidates import Candidate, put_encodings
-from core.compression.matrices import Product, as_matrix, as_weight
+from core.compression.matrices import Product
 from core.compression.prune.budgets import largest_share
 from core.compression.prune.ranking import Scored, keep_n_of_m, keep_of_all, keep_of_each, keep_of_outputs
-from core.compression.prune.units import units_of
+from core.compression.prune.units import from_outputs, outputs_first, units_of
 from core.findings import make_finding
 from core.network.encodings import Dense, Masked
 from core.network.network import Network
@@ -30,7 +30,7 @@ class Ranked:
 
     def mask(self, kept: Tensor) -> Tensor:
         """Which numbers of the weight stay with these units: booleans in the weight's own shape."""
-        return _stored(cast("Product", self.candidate.layer), self.scored.mask(kept))
+        return from_outputs(cast("Product", self.candidate.layer), self.scored.mask(kept))
 
     def alone(self, share: float, spec: MaskPruning) -> Tensor:
         """The mask that keeps a share of the units, where the weight is ranked by itself."""
@@ -38,12 +38,12 @@ class Ranked:
 
     def share_of(self, mask: Tensor) -> float:
         """Which share of the units a mask keeps."""
-        chosen = _outputs_first(cast("Product", self.candidate.layer), mask.float())
+        chosen = outputs_first(cast("Product", self.candidate.layer), mask.float())
         return float((self.scored.units.total(chosen) > 0).double().mean())
 
     def by(self, worth: Tensor, share: float, spec: MaskPruning) -> Tensor:
         """The mask that keeps a share of the units, ranked by another worth of each number, in the weight's shape."""
-        values = _outputs_first(cast("Product", self.candidate.layer), worth.clamp_min(0))
+        values = outputs_first(cast("Product", self.candidate.layer), worth.clamp_min(0))
         return self.mask(_keep(Scored.of(self.scored.units, values).mean, share, spec))
 
 
@@ -51,7 +51,7 @@ def rank_units(candidates: tuple[Candidate, ...], values: Mapping[str, Tensor], 
     """What the spec ranks, of each weight by its name."""
     ranked = {}
     for each in candidates:
-        worth = _outputs_first(cast("Product", each.layer), values[each.name])
+        worth = outputs_first(cast("Product", each.layer), values[each.name])
         scored = Scored.of(units_of(spec, worth.shape), worth)
         ranked[each.name] = Ranked(each, scored, scored.lamp() if spec.criterion == "lamp" else scored.mean)
     return ranked
@@ -111,15 +111,3 @@ def _keep(score: Tensor, share: float, spec: MaskPruning) -> Tensor:
 def masked(value: Tensor, mask: Tensor) -> Masked:
     """The floats of a weight that a mask keeps; zeros need not be stored."""
     return Masked(mask & (value != 0), Dense(value))
-
-
-def _outputs_first(layer: Product, values: Tensor) -> Tensor:
-    """A weight, or anything in its shape, as (outputs, inputs of a group, taps …)."""
-    matrix = as_matrix(layer, values).flatten(0, 1)
-    return matrix if isinstance(layer, nn.Linear) else matrix.reshape(len(matrix), -1, *layer.kernel_size)
-
-
-def _stored(layer: Product, values: Tensor) -> Tensor:
-    """The opposite."""
-    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-    return as_weight(layer, values.reshape(groups, len(values) // groups, -1))

@@ -93,10 +93,14 @@ class Surgery:
 @final
 @dataclass(frozen=True)
 class _Part:
-    """Damped moments H (groups, inputs, inputs) and the best weights with none gone, w' (groups, outputs, inputs)."""
+    """Damped moments H (groups, inputs, inputs) and the best weights with none gone, w' (groups, outputs, inputs).
+
+    `dead` are the inputs (groups, inputs) that are always zero: nothing is worth anything there.
+    """
 
     hessian: Tensor
     wanted: Tensor
+    dead: Tensor
     biased: bool
 
     @classmethod
@@ -105,7 +109,8 @@ class _Part:
         own = matrix[..., moments.columns].double()
         # On the inputs that the layer is given now: W' = W + E[(t − W·x̂)x̂ᵀ]·H⁻¹.
         missed = moments.missed(matrix[..., moments.columns])
-        return cls(hessian, own + torch.cholesky_solve(missed.mT, torch.linalg.cholesky(hessian)).mT, biased)
+        wanted = own + torch.cholesky_solve(missed.mT, torch.linalg.cholesky(hessian)).mT
+        return cls(hessian, wanted, torch.diagonal(moments.second, dim1=-2, dim2=-1) <= 0, biased)
 
     @property
     def columns(self) -> int:
@@ -127,7 +132,7 @@ class _Part:
                 kept = mask[group, row].nonzero().squeeze(1)
                 inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian[kept][:, kept]))
                 worth[group, row, kept] = (inverse @ pull[group, row, kept]).square() / inverse.diagonal()
-        return worth[..., : self.columns]
+        return worth.masked_fill(self.dead.unsqueeze(1), 0.0)[..., : self.columns]
 
     def fit(self, mask: Tensor, tick: Tick) -> Tensor:
         """Min (ŵ − w')ᵀH(ŵ − w') for each output, by what is kept or by what goes, whichever is less."""

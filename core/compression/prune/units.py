@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import final
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from core.compression.matrices import Product, as_matrix, as_weight
 from core.specs.mask_pruning import KernelPruning, MaskPruning, VectorPruning, WeightPruning
 
 
@@ -74,3 +75,15 @@ def units_of(spec: MaskPruning, shape: Sequence[int]) -> Units:
             return Units.along(shape, taps)
         case _:
             return Units.single(shape)
+
+
+def outputs_first(layer: Product, values: Tensor) -> Tensor:
+    """A weight, or anything in its shape, as (outputs, inputs of a group, taps …)."""
+    matrix = as_matrix(layer, values).flatten(0, 1)
+    return matrix if isinstance(layer, nn.Linear) else matrix.reshape(len(matrix), -1, *layer.kernel_size)
+
+
+def from_outputs(layer: Product, values: Tensor) -> Tensor:
+    """The opposite of `outputs_first`."""
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    return as_weight(layer, values.reshape(groups, len(values) // groups, -1))

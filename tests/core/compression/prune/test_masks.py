@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from core.compression.candidates import find_candidates
 from core.compression.checks import check_step
 from core.compression.context import Context
+from core.compression.prune.criteria import weigh
 from core.compression.prune.masks import MaskPruner
-from core.data.dataset import Dataset
+from core.data.dataset import Dataset, open_dataset
+from core.description import DatasetSpec, SplitArrays
 from core.errors import ModelpressError
 from core.measure.runtime import open_session, run_session
 from core.messages import ProgressMessage
@@ -40,6 +43,7 @@ def shares(network: Network) -> dict[str, float]:
         WeightPruning(keep=MaskBudget(weights=0.3)),
         WeightPruning(keep=MaskBudget(weights=0.4), criterion="wanda", ranking="output"),
         WeightPruning(keep=MaskBudget(weights=0.4), criterion="fisher"),
+        WeightPruning(keep=MaskBudget(weights=0.4), criterion="taylor", block=(2, 2)),
         WeightPruning(keep=MaskBudget(weights=0.4), criterion="random", ranking="layer"),
         WeightPruning(n=2, m=4, criterion="l2"),
         WeightPruning(keep=MaskBudget(weights=0.5), block=(4, 4), criterion="l1"),
@@ -67,11 +71,10 @@ def test_what_stays_keeps_its_value_and_the_rest_is_zero(
 
 
 def test_vectors_and_kernels_go_whole(residual: Network, context: MakeContext) -> None:
-    rows, _ = MaskPruner().apply(residual, VectorPruning(keep=MaskBudget(weights=0.4)), context())
-    columns, _ = MaskPruner().apply(
-        residual, VectorPruning(keep=MaskBudget(weights=0.4), direction="columns"), context()
-    )
-    kernels, report = MaskPruner().apply(residual, KernelPruning(keep=MaskBudget(weights=0.4)), context())
+    alone = replace(context(), alone=False)
+    rows, _ = MaskPruner().apply(residual, VectorPruning(keep=MaskBudget(weights=0.4)), alone)
+    columns, _ = MaskPruner().apply(residual, VectorPruning(keep=MaskBudget(weights=0.4), direction="columns"), alone)
+    kernels, report = MaskPruner().apply(residual, KernelPruning(keep=MaskBudget(weights=0.4)), alone)
     for path in report.layers:
         assert bool((mask_of(rows, path).float().std(3) == 0).all())
         assert bool((mask_of(columns, path).float().std(2) == 0).all())
@@ -98,10 +101,35 @@ def test_inputs_that_are_always_zero_count_nothing(residual: Network, context: M
     graph.get_parameter("stem.bias").data[3] = -1.0
     graph.get_parameter("one.conv1.weight").data[:, 3] = 100.0
     spec = WeightPruning(keep=MaskBudget(weights=0.5), criterion="wanda", ranking="layer")
-    pruned, _ = MaskPruner().apply(residual, spec, context())
+    alone = replace(context(), alone=False)
+    pruned, _ = MaskPruner().apply(residual, spec, alone)
     assert not bool(mask_of(pruned, "one.conv1")[:, 3].any())
-    by_size, _ = MaskPruner().apply(residual, spec.model_copy(update={"criterion": "l2"}), context())
+    by_size, _ = MaskPruner().apply(residual, spec.model_copy(update={"criterion": "l2", "update": "none"}), alone)
     assert bool(mask_of(by_size, "one.conv1")[:, 3].all())
+
+
+def test_taylor_sums_over_a_unit_before_it_squares(residual: Network, context: MakeContext) -> None:
+    # A kernel whose gradients lift each other counts for nothing, however large they are.
+    candidates, _ = find_candidates(residual, (), takes=frozenset({"dense"}))
+    kernels = [each for each in candidates if each.path == "one.conv1"]
+    values = weigh(residual, kernels, KernelPruning(criterion="taylor", samples=8), context())["one.conv1.weight"]
+    single = weigh(residual, kernels, WeightPruning(criterion="taylor", samples=8), context())["one.conv1.weight"]
+    assert bool((values.flatten(2).std(2) < 1e-6 * values.flatten(2).mean(2) + 1e-20).all())
+    # (Σ w·g)² is at most as often Σ (w·g)² as a unit has weights.
+    summed, squared = (each.flatten(2).sum(2) for each in (values, single))
+    assert bool((summed <= squared * 9 * (1 + 1e-4)).all())
+    assert not torch.allclose(summed, squared, rtol=0.1)
+
+
+def test_taylor_needs_labels(residual: Network, context: MakeContext, images_file: Path) -> None:
+    spec = WeightPruning(criterion="taylor")
+    assert spec.needs_labels()
+    described = DatasetSpec(
+        task="classification", splits={"train": SplitArrays(x="x"), "evaluation": SplitArrays(x="tx")}
+    )
+    unlabelled = open_dataset([images_file], described, residual.inputs)
+    with pytest.raises(ModelpressError, match="needs calibration samples with labels"):
+        MaskPruner().apply(residual, spec, replace(context(), dataset=unlabelled))
 
 
 def test_a_mask_goes_over_integers_and_within_another_mask(residual: Network, context: MakeContext) -> None:
@@ -109,8 +137,9 @@ def test_a_mask_goes_over_integers_and_within_another_mask(residual: Network, co
     encoding = AffineInteger.of(weight, grid=packed_grid(4), axis=0)
     weight.data = encoding.decode()
     integers = replace(residual, encodings={"fc1.weight": encoding})
-    once, _ = MaskPruner().apply(integers, WeightPruning(keep=MaskBudget(weights=0.5), ranking="layer"), context())
-    twice, _ = MaskPruner().apply(once, WeightPruning(keep=MaskBudget(weights=0.2), ranking="layer"), context())
+    alone = replace(context(), alone=False)
+    once, _ = MaskPruner().apply(integers, WeightPruning(keep=MaskBudget(weights=0.5), ranking="layer"), alone)
+    twice, _ = MaskPruner().apply(once, WeightPruning(keep=MaskBudget(weights=0.2), ranking="layer"), alone)
     put = twice.encodings["fc1.weight"]
     assert put.kinds == ("masked", "affine_integer")
     assert not bool((mask_of(twice, "fc1") & ~mask_of(once, "fc1")).any())
