@@ -55,7 +55,9 @@ class ChannelPruning(Pruning):
         description="Share of each group of channels that stays whatever they are worth, where `layers` says nothing.",
     )
     multiple: Literal["auto", "none"] = Field(
-        "auto", description="auto: widths from 16 on are multiples of 4, from 32 on of 8, which kernels like."
+        "auto",
+        description="auto: widths from 16 on are multiples of 4, from 32 on of 8, which kernels like. Of a budget of "
+        "time it is the widths that are measured to save some.",
     )
     compensate: Compensation = Field(
         "auto",

@@ -19,6 +19,8 @@ _TRIES = 3
 _TIGHT = 0.95
 # A narrower width is worth having where it saves at least this share of all that its group can save.
 _REWARD = 0.02
+# Rounds of single operators that differ by more are disturbed by other work on the machine.
+_NOISY = 0.1
 
 Predict = Callable[[Mapping[Group, int]], float]
 
@@ -54,7 +56,8 @@ def choose_by_time(
             wanted = predicted / timing.load
     context.log(
         f"{table.points} operators of other widths were timed in {timing.runtime}, half of the rounds within "
-        f"{table.spread:.1%}; {len(tried)} networks were measured whole."
+        f"{table.spread:.1%}; {len(tried)} networks were measured whole.",
+        level="warning" if table.spread > _NOISY else "info",
     )
     within = [each for each in tried if each[1].load <= 1]
     # Of those that keep to the time, the slowest has kept most.
