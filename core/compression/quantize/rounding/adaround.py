@@ -8,9 +8,12 @@ from torch import Tensor, nn
 
 from core.compression.layer_walk import Rows, Tick
 from core.compression.matrices import as_matrix, as_weight
+from core.compression.quantize.rounding.gptq import best_floats, round_layer
 from core.compression.quantize.rounding.rounder import Rounder, Task
+from core.compression.second_moments import Moments, MomentSum
 from core.network.encodings import AffineInteger, Elementwise
 from core.network.encodings.blocks import Blocks
+from core.specs.rounding import Rounding
 
 # Bytes of the rows that are remembered of a layer.
 ROWS_BYTES = 256 * 2**20
@@ -18,7 +21,10 @@ ROWS_BYTES = 256 * 2**20
 _STRETCH = 0.1
 # Of the steps the first ones have no regulariser; β falls from the first to the last value (section 3.3).
 _WARM_UP, _BETAS = 0.2, (20.0, 2.0)
-_BATCH = 256
+# Rows of a step, and those by which the outcome is judged.
+_BATCH, _JUDGED = 128, 4096
+# How far from a code of GPTQ a soft weight begins at most: it is the first choice, and the value beyond the second.
+_NEAR = 0.45
 # How far a latent can move in all, and in a step: few steps are larger.
 _WAY, _FASTEST = 10.0, 0.1
 # Weight of the regulariser beside the error, which is taken as a share of that of rounding to the nearest.
@@ -57,9 +63,11 @@ class AdaroundRows(Rows):
         self._wanted.append(wanted)
         self._beside.append(own)
 
-    def joined(self) -> tuple[Tensor, Tensor, Tensor]:
-        """x̂, what is wanted, and what is added to Ŵ·x̂; what was remembered is gone then."""
-        found = tuple(torch.cat(parts, 1) for parts in (self._inputs, self._wanted, self._beside))
+    def joined(self, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        """x̂, what is wanted, and what is added to Ŵ·x̂, in a drawn order; what was remembered is gone then."""
+        count = sum(part.shape[1] for part in self._inputs)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+        found = tuple(torch.cat(parts, 1)[:, order] for parts in (self._inputs, self._wanted, self._beside))
         self._inputs, self._wanted, self._beside = [], [], []
         return found[0], found[1], found[2]
 
@@ -67,9 +75,14 @@ class AdaroundRows(Rows):
 @final
 @dataclass(frozen=True)
 class Adaround(Rounder[AdaroundRows]):
-    """Inputs of the network as it is rounded so far, answers of the float one, through the activation (equation 25)."""
+    """Inputs of the network as it is rounded so far, answers of the float one, through the activation (equation 25).
 
-    steps: int
+    It begins at the scales that GPTQ finds, and at the floats that GPTQ rounds, instead of those of the network: at
+    few bits a weight has to be free to leave both its neighbours on the grid. What GPTQ gives is kept where it is
+    better.
+    """
+
+    asked: Rounding
     seed: int = 0
 
     def collect(self, task: Task) -> AdaroundRows:
@@ -82,38 +95,46 @@ class Adaround(Rounder[AdaroundRows]):
 
     def choose(self, task: Task, rows: AdaroundRows, tick: Tick) -> Elementwise:
         """Every weight up or down, after `steps` updates."""
-        clipped = rows.clipped
-        inputs, wanted, beside = rows.joined()
+        clipped, steps = rows.clipped, self.asked.steps
+        inputs, wanted, beside = rows.joined(self.seed)
+        moments = _moments(task, inputs, wanted - beside)
+        start = cast("AffineInteger", round_layer(task, moments, self.asked, tick))
         if clipped:
             wanted = wanted.relu()
-        soft = SoftIntegers(task)
-        adam = torch.optim.Adam([soft.latent], lr=min(_WAY / self.steps, _FASTEST), fused=True)
-        draw = torch.Generator().manual_seed(self.seed)
+        soft = SoftIntegers(task, start, best_floats(task.matrix, moments, self.asked))
+        adam = torch.optim.Adam([soft.latent], lr=min(_WAY / steps, _FASTEST), fused=True)
 
-        def answer(matrix: Tensor, few: Tensor) -> Tensor:
+        def answer(matrix: Tensor, few: slice) -> Tensor:
             found = torch.baddbmm(beside[:, few], inputs[:, few], matrix.mT)
             return found.relu_() if clipped else found
 
         def error(matrix: Tensor) -> Tensor:
-            return (answer(matrix, sample) - wanted[:, sample]).square().mean()
+            few = slice(_JUDGED)
+            return (answer(matrix, few) - wanted[:, few]).square().mean()
 
-        sample = torch.randperm(inputs.shape[1], generator=draw)[: 16 * _BATCH]
-        nearest = soft.hard()
-        size = error(nearest).clamp_min(torch.finfo(torch.float32).tiny)
-        for step in range(self.steps):
+        known = soft.matrix(start.decode())
+        size = error(known).clamp_min(torch.finfo(torch.float32).tiny)
+        batches = max(inputs.shape[1] // _BATCH, 1)
+        for step in range(steps):
             if step % _PAUSE == 0:
                 tick()
-            few = torch.randint(inputs.shape[1], (min(_BATCH, inputs.shape[1]),), generator=draw)
+            few = slice(step % batches * _BATCH, (step % batches + 1) * _BATCH)
             found = answer(soft.values(), few)
             missing = found - wanted[:, few]
             if clipped:
                 missing.mul_(found > 0)
             slope = torch.bmm(missing.mT, inputs[:, few]).mul_(2 / (missing.numel() * size))
-            soft.latent.grad = soft.gradient(slope, step / self.steps)
+            soft.latent.grad = soft.gradient(slope, step / steps)
             adam.step()
         learnt = soft.hard()
-        best = learnt if float(error(learnt)) < float(size) else nearest
-        return task.template.at(as_weight(task.layer, best))
+        return start.at(as_weight(task.layer, learnt)) if float(error(learnt)) < float(size) else start
+
+
+def _moments(task: Task, inputs: Tensor, wanted: Tensor) -> tuple[Moments, ...]:
+    """Those of rows that are all at hand; `wanted` is what Ŵ·x̂ has to give."""
+    total = MomentSum(task.matrix.shape[0], task.matrix.shape[2])
+    total.add(inputs, inputs, wanted - inputs @ task.matrix.mT)
+    return total.moments()
 
 
 @final
@@ -123,26 +144,30 @@ class SoftIntegers:
     Gradients are written out, since layers are small and each operation that autograd adds costs as much as a product.
     """
 
-    def __init__(self, task: Task) -> None:
-        template = cast("AffineInteger", task.template)
-        blocks, grid = Blocks(template.shape, template.axis, template.grid.group), template.grid
+    def __init__(self, task: Task, start: AffineInteger, floats: Tensor) -> None:
+        self._task = task
+        blocks, grid = Blocks(start.shape, start.axis, start.grid.group), start.grid
 
-        def matrix(value: Tensor) -> Tensor:
-            return as_matrix(task.layer, blocks.spread(value.float()).expand(blocks.view).reshape(template.shape))
+        def spread(value: Tensor) -> Tensor:
+            return as_matrix(task.layer, blocks.spread(value.float()).expand(blocks.view).reshape(start.shape))
 
-        zero = (
-            torch.full_like(template.scale, grid.zero_point) if template.zero_points is None else template.zero_points
-        )
-        self._scale = matrix(template.scale)
-        ratio = task.matrix / self._scale
-        self._floor = ratio.floor()
+        zero = torch.full_like(start.scale, grid.zero_point) if start.zero_points is None else start.zero_points
+        self._scale = spread(start.scale)
+        codes = (as_matrix(task.layer, start.decode()) / self._scale).round()
+        away = (floats / self._scale - codes).clamp(-_NEAR, _NEAR)
+        self._floor = codes + away.sign().clamp_max(0)
         # What of h(V) is left once the integer is clipped.
-        self._least = matrix(grid.low - zero.float()) - self._floor
-        self._most = matrix(grid.high - zero.float()) - self._floor
+        self._least = spread(grid.low - zero.float()) - self._floor
+        self._most = spread(grid.high - zero.float()) - self._floor
         if task.mask is not None:
             self._scale = torch.where(task.mask, self._scale, 0.0)
-        rest = ((ratio - self._floor + _STRETCH) / (1 + 2 * _STRETCH)).clamp(1e-4, 1 - 1e-4)
+        rest = (codes + away - self._floor + _STRETCH) / (1 + 2 * _STRETCH)
         self.latent = nn.Parameter(rest.logit(), requires_grad=False)
+
+    def matrix(self, weight: Tensor) -> Tensor:
+        """A weight as a matrix, without what a mask leaves out."""
+        found = as_matrix(self._task.layer, weight)
+        return found if self._task.mask is None else torch.where(self._task.mask, found, 0.0)
 
     def values(self) -> Tensor:
         """The soft weights."""

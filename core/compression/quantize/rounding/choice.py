@@ -34,7 +34,7 @@ def round_weights(
 
     def choose(template: Elementwise) -> Rounder[Any]:
         if rounding.method == "adaround" and isinstance(template, AffineInteger):
-            return Adaround(rounding.steps)
+            return Adaround(rounding)
         return Gptq(rounding)
 
     walk = Walk(network, templates, choose, samples)

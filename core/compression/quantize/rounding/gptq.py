@@ -1,5 +1,6 @@
 """GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns are rounded in turn, and those that follow make up for it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -50,13 +51,22 @@ class Gptq(Rounder[GptqRows]):
         return 8 * groups * columns * (2 * min(columns, WIDEST) + outputs)
 
     def choose(self, task: Task, rows: GptqRows, tick: Tick) -> Elementwise:
-        """Block by block of columns that are taken together; with scales of its own a row gets those that fit best."""
-        parts = rows.total.moments()
-        if self.asked.scales == "search" and len(parts) == 1 and has_row_scales(task.layer, task.template):
-            values, factors = round_and_scale(task.matrix, parts[0], task.grid, self.asked, tick)
-            return rescale_rows(task.layer, task.template, values, factors.squeeze(-1))
-        found = [round_columns(task.matrix, part, task.grid, self.asked, tick) for part in parts]
-        return task.template.at(as_weight(task.layer, torch.cat(found, -1)))
+        """Block by block of columns that are taken together."""
+        return round_layer(task, rows.total.moments(), self.asked, tick)
+
+
+def round_layer(task: Task, parts: Sequence[Moments], asked: Rounding, tick: Tick) -> Elementwise:
+    """The encoding of a layer by the moments of all its columns; a row with scales of its own gets those that fit."""
+    if asked.scales == "search" and len(parts) == 1 and has_row_scales(task.layer, task.template):
+        values, factors = round_and_scale(task.matrix, parts[0], task.grid, asked, tick)
+        return rescale_rows(task.layer, task.template, values, factors.squeeze(-1))
+    found = [round_columns(task.matrix, part, task.grid, asked, tick) for part in parts]
+    return task.template.at(as_weight(task.layer, torch.cat(found, -1)))
+
+
+def best_floats(matrix: Tensor, parts: Sequence[Moments], asked: Rounding) -> Tensor:
+    """The floats that are rounded: W' of the least error on the new inputs, in the shape of `matrix`."""
+    return torch.cat([_Goal(matrix, part, asked).floats() for part in parts], -1)
 
 
 def round_columns(matrix: Tensor, moments: Moments, grid: Snapper, asked: Rounding, tick: Tick) -> Tensor:
@@ -139,6 +149,10 @@ class _Goal:
         size = (pulled * found).sum(-1, keepdim=True)
         factor = (pulled * self._wanted).sum(-1, keepdim=True) / size.clamp_min(torch.finfo(torch.float64).tiny)
         return torch.where((size > 0) & (factor > 0), factor, 1.0).float()
+
+    def floats(self) -> Tensor:
+        """The weights without an error."""
+        return self.stored(self._wanted.float())
 
     def stored(self, found: Tensor) -> Tensor:
         """With the columns in the order of the weight."""
