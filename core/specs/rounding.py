@@ -14,16 +14,17 @@ class Rounding(Asked):
         "nearest",
         description="nearest: each weight alone, needs no data. gptq: the error of a weight is made up for by those "
         "that follow it, from the second moments of the layer's inputs (arXiv 2210.17323). adaround: from there on up "
-        "or down is learnt, layer by layer (arXiv 2004.10568), which is slower, and kept where it is better; grids that "
-        "are not of integers are left to gptq. Both want the answers of the float network from the inputs that rounded "
-        "layers give (arXiv 2504.02692). Tables of embeddings and recurrent layers are rounded to the nearest.",
+        "or down is learnt, layer by layer (arXiv 2004.10568), which is slower, and kept where it is better; grids "
+        "that are not of integers are left to gptq. Both want the answers of the float network from the inputs that "
+        "rounded layers give (arXiv 2504.02692). Tables of embeddings and recurrent layers are rounded to the nearest.",
     )
     samples: int = Field(
         512, ge=1, le=100_000, description="Calibration samples that are run, in samples; not for `nearest`."
     )
     act_order: bool = Field(
         True,
-        description="Not for `nearest`: weights whose inputs are largest come first, else in the order they are stored.",
+        description="Not for `nearest`: weights whose inputs are largest come first, else in the order they are "
+        "stored.",
     )
     sweeps: int = Field(
         3,
@@ -34,15 +35,16 @@ class Rounding(Asked):
     )
     scales: Literal["search", "nearest"] = Field(
         "search",
-        description="Not for `nearest`: search: where each channel or group has a scale of its own, of up to 6 bits and no "
-        "power of two, it is chosen by the error of the layer's outputs, together with the weights. nearest: as for "
+        description="Not for `nearest`: search: where each channel or group has a scale of its own, of up to 6 bits and "
+        "no power of two, it is chosen by the error of the layer's outputs, together with the weights. nearest: as for "
         "rounding to the nearest, by the error of the weights.",
     )
     damping: float = Field(
         0.03,
         ge=0.0001,
         le=1.0,
-        description="Not for `nearest`: what is added to each second moment, as a share of their mean; guards few samples.",
+        description="Not for `nearest`: what is added to each second moment, as a share of their mean; guards "
+        "few samples.",
     )
     steps: int = Field(300, ge=10, le=100_000, description="For `adaround`: updates of each layer, in steps.")
 
