@@ -15,6 +15,7 @@ Rows are written as they come, and those that are there are not made again; the 
 import argparse
 import copy
 import functools
+import itertools
 import json
 import statistics
 import tempfile
@@ -79,13 +80,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", nargs="*", default=[case.name for case in CASES])
     parser.add_argument("--methods", nargs="*", default=METHODS)
+    parser.add_argument("--seeds", type=int, default=5, help="seeds at most")
     parser.add_argument("--print", action="store_true", help="make no rows")
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: Rows = []
     if options.out.exists():
         rows = [json.loads(line) for line in options.out.read_text().splitlines()]
-    for case in (each for each in CASES if each.name in options.only):
+    for case in (replace(each, seeds=min(each.seeds, options.seeds)) for each in CASES if each.name in options.only):
         if not options.print:
             with options.out.open("a") as file:
                 for row in run(options.shared, case, tuple(options.methods), rows):
@@ -159,7 +161,7 @@ def prune_elsewhere(given: Network, share: float, *, together: bool) -> Network:
 
 
 def _prune_by(given: Network, ratio: float, *, together: bool) -> Network:
-    import torch_pruning as tp  # of a venv of its own, and no dependency
+    import torch_pruning as tp  # type: ignore[import-not-found]  # no dependency of the product
 
     network = replace(given, graph=copy.deepcopy(given.graph))
     graph, (tensor,) = network.graph, network.inputs
@@ -246,9 +248,8 @@ def table(rows: Rows) -> str:
     for share in sorted({row["share"] for row in rows if row["share"] < 1}, reverse=True):
         ours = _trained(rows, share, "ours")
         for method in METHODS:
-            (own,) = [row for row in rows if (row["share"], row["method"], row["seed"]) == (share, method, -1)] or [
-                None
-            ]
+            places = ((row["share"], row["method"], row["seed"]) == (share, method, -1) for row in rows)
+            own = next(itertools.compress(rows, places), None)
             trained = _trained(rows, share, method)
             if own is None or not trained:
                 continue

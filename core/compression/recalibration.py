@@ -47,8 +47,8 @@ def estimate_norms(network: Network, batches: Iterable[Inputs]) -> bool:
         return False
     given = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.running_mean, norm.running_var = norm.running_mean.clone(), norm.running_var.clone()
-        norm.num_batches_tracked = norm.num_batches_tracked.clone()
+        for name, statistic in list(norm.named_buffers()):
+            setattr(norm, name, statistic.clone())
         norm.reset_running_stats()
         # None: the mean over all batches.
         norm.momentum = None
