@@ -7,8 +7,8 @@ A row a network and share of weights that stays. *magnitude*: the smallest go, t
 *optimal brain*: `update` with the same shares; *global*: with those of LAMP, the defaults of `prune.weights`, beside
 LAMP without an update. Of each the rise of the loss against the labels of up to 2,000 evaluation samples, and the
 quality; of the updates the share of the magnitudes' rise that they remove, and the CPU seconds for a million weights.
-With `--pattern` 2 of each 4 weights stay: the change of the exported file's quality, paired sample by sample, before and
-after a training, and its bytes. `--out` is read again: rows that it has are not repeated.
+With `--pattern` 2 of each 4 weights stay: the change of the exported file's quality, paired sample by sample, before
+and after a training, and its bytes. `--out` is read again: rows that it has are not repeated.
 """
 
 import argparse
