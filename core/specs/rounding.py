@@ -35,9 +35,9 @@ class Rounding(Asked):
     )
     scales: Literal["search", "nearest"] = Field(
         "search",
-        description="Not for `nearest`: search: where each channel or group has a scale of its own, of up to 6 bits and "
-        "no power of two, it is chosen by the error of the layer's outputs, together with the weights. nearest: as for "
-        "rounding to the nearest, by the error of the weights.",
+        description="Not for `nearest`. search: where each channel or group has a scale of its own, of up to 6 bits "
+        "and no power of two, it is chosen by the error of the layer's outputs, together with the weights. nearest: as "
+        "for rounding to the nearest, by the error of the weights.",
     )
     damping: float = Field(
         0.03,
