@@ -22,15 +22,13 @@ class LearningGrid(nn.Module):
     def __init__(self, grid: ActivationGrid) -> None:
         super().__init__()
         self.scale = nn.Parameter(grid.scale.detach().clone())
-        self.register_buffer("zero_point", grid.zero_point.detach().clone())
         self._bits, self._top, self._power_of_two, self._signed = grid.bits, grid.top, grid.power_of_two, grid.signed
+        self._zero = int(grid.zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` on the grid, bit for bit as `ActivationGrid` puts it there."""
-        scale, zero = self.step(), self.get_buffer("zero_point").to(torch.float32)
-        with torch.no_grad():
-            rounded = (torch.clamp(torch.round(x / scale) + zero, 0, self._top) - zero) * scale
-        return round_through(x, scale, rounded, ends=(-zero, self._top - zero))
+        ends = (float(-self._zero), float(self._top - self._zero))
+        return round_through(x, self.step(), self._round, ends=ends)
 
     def step(self) -> Tensor:
         """The scale, kept above the smallest, and a power of two where it must be."""
@@ -39,8 +37,13 @@ class LearningGrid(nn.Module):
 
     def grid(self) -> ActivationGrid:
         """The grid as it is now."""
-        scale, zero = float(self.step().detach()), int(self.get_buffer("zero_point"))
-        return ActivationGrid(scale, zero, self._bits, power_of_two=self._power_of_two, signed=self._signed)
+        scale = float(self.step().detach())
+        return ActivationGrid(scale, self._zero, self._bits, power_of_two=self._power_of_two, signed=self._signed)
+
+    def _round(self, x: Tensor, scale: Tensor) -> Tensor:
+        """In place but for the first operation, since activations are large."""
+        integers = torch.div(x, scale).round_().add_(self._zero).clamp_(0, self._top)
+        return integers.sub_(self._zero).mul_(scale)
 
 
 @final
@@ -56,15 +59,21 @@ class BoundBias(TrainableWeight):
 
     def forward(self) -> Tensor:
         """The rounded bias (channels,), with a straight-through gradient to the latent one alone."""
-        encoded = self.encode()
         levels = self._start.grid
-        ends = (torch.tensor(float(levels.low)), torch.tensor(float(levels.high)))
-        return round_through(self.latent, encoded.scale, encoded.decode(), ends=ends)
+        ends = (float(levels.low), float(levels.high))
+        return round_through(self.latent, self._step(), self._round, ends=ends)
 
     def encode(self) -> AffineInteger:
         """The nearest integers at the product of both scales as they are now."""
+        return self._start.rescaled(self.latent, self._step())
+
+    def _round(self, latent: Tensor, scale: Tensor) -> Tensor:
+        return self._start.rescaled(latent, scale).decode()
+
+    def _step(self) -> Tensor:
+        """The scale, which is learned elsewhere."""
         weight, grid = self._scales
-        return self._start.rescaled(self.latent, weight.step().detach() * grid.step().detach())
+        return weight.step().detach() * grid.step().detach()
 
 
 def learn_grids(graph: nn.Module) -> dict[str, LearningGrid]:

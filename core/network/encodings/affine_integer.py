@@ -278,11 +278,10 @@ class IntegerWeight(TrainableWeight):
         grid, blocks, view = self._start.grid, self._blocks, self._blocks.view
         zeros = self._start.zero_points
         zero = float(grid.zero_point) if zeros is None else blocks.spread(zeros).to(self.latent)
+        ends = (grid.low - zero, grid.high - zero)
         spread = blocks.spread(self.step())
-        ends = (torch.as_tensor(grid.low - zero), torch.as_tensor(grid.high - zero))
-        rounded = self.encode().decode()
-        made = round_through(self.latent.reshape(view), spread, rounded.reshape(view), ends=ends, returns=True)
-        return made.reshape(rounded.shape)
+        made = round_through(self.latent.reshape(view), spread, self._round, ends=ends, returns=True)
+        return made.reshape(self.latent.shape)
 
     def step(self) -> Tensor:
         """The scales as they are used: above the smallest, and powers of two where they must be."""
@@ -292,3 +291,8 @@ class IntegerWeight(TrainableWeight):
     def encode(self) -> AffineInteger:
         """The nearest integers at the scales as they are now."""
         return self._start.rescaled(self.latent, self.step().detach().clone())
+
+    def _round(self, latent: Tensor, scale: Tensor) -> Tensor:
+        start = self._start
+        found = start.rescaled(latent.reshape(start.shape), scale.reshape(start.scale.shape))
+        return found.decode().reshape(latent.shape)

@@ -150,9 +150,12 @@ class LevelWeight(TrainableWeight):
     def forward(self) -> Tensor:
         """scale · level, with the gradients of LSQ."""
         spread = self._blocks.spread(self.scale.clamp_min(SMALLEST_SCALE))
-        levels = self._start.levels.to(self.latent.device)
-        return round_through(self.latent, spread, self.encode().decode(), ends=(levels[0], levels[-1]), returns=True)
+        ends = (float(self._start.levels[0]), float(self._start.levels[-1]))
+        return round_through(self.latent, spread, self._round, ends=ends, returns=True)
 
     def encode(self) -> Levels:
         """The nearest levels at the scales as they are now."""
         return self._start.rescaled(self.latent, self.scale.detach().clamp_min(SMALLEST_SCALE).clone())
+
+    def _round(self, latent: Tensor, scale: Tensor) -> Tensor:
+        return self._start.rescaled(latent, scale.reshape(self._start.scale.shape)).decode()

@@ -1,46 +1,72 @@
 """Rounding with a gradient: learned step size quantization (LSQ, Esser et al. 2020, arXiv 1902.08153)."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+# Share of a range by which a value may leave it and count as inside, so that its ends are.
+_MARGIN: Final = 1e-6
+
 
 class _Rounded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, latent: Tensor, scale: Tensor, rounded: Tensor, returns: bool, *ends: Tensor) -> Tensor:
-        ctx.save_for_backward(latent, scale, rounded, *ends)
-        ctx.returns = returns
-        return rounded.clone()
+    def forward(
+        ctx: Any,
+        latent: Tensor,
+        scale: Tensor,
+        rounding: Callable[[Tensor, Tensor], Tensor],
+        ends: tuple[float | Tensor, float | Tensor],
+        returns: bool,
+    ) -> Tensor:
+        rounded = rounding(latent, scale)
+        ctx.save_for_backward(latent, scale, rounded)
+        ctx.ends, ctx.returns = ends, returns
+        return rounded
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        latent, scale, rounded, low, high = ctx.saved_tensors
-        (gradient,) = gradients
-        ratio = latent / scale
-        inside = (ratio >= low) & (ratio <= high)
-        passes = inside
-        if ctx.returns:
-            passes = inside | ((ratio > high) & (gradient > 0)) | ((ratio < low) & (gradient < 0))
-        of_latent = torch.where(passes, gradient, torch.zeros_like(gradient))
-        # Equation 3: round(v) − v within the grid, its end outside.
-        slope = rounded / scale - torch.where(inside, ratio, torch.zeros_like(ratio))
-        of_scale = (gradient * slope).sum_to_size(scale.shape)
+        latent, scale, rounded = ctx.saved_tensors
+        (gradient,), (low, high) = gradients, ctx.ends
+        whole = scale.numel() == 1 and not ctx.returns and isinstance(low, float) and isinstance(high, float)
+        if whole:
+            within = of_latent = _within(gradient, latent, float(scale), low, high)
+        else:
+            excess = latent - torch.clamp(latent, torch.as_tensor(low * scale), torch.as_tensor(high * scale))
+            within = torch.where(excess == 0, gradient, 0.0)
+            of_latent = gradient.masked_fill(excess.mul_(gradient) < 0, 0.0) if ctx.returns else within
+        # Equation 3, times the scale: the rounding error within the grid, its end outside.
+        slope = torch.sub(rounded, latent).mul_(within).addcmul_(gradient - within, rounded)
+        of_scale = slope.sum_to_size(scale.shape) / scale
         # Section 2.2: the gradient is scaled by 1/√(N·Q), N weights a scale, Q the largest level.
         weights = latent.numel() / scale.numel()
-        return of_latent, of_scale / torch.sqrt(weights * high.clamp_min(1.0)), None, None, None, None
+        return of_latent, of_scale / (torch.as_tensor(high).clamp_min(1.0) * weights).sqrt(), None, None, None
+
+
+def _within(gradient: Tensor, latent: Tensor, scale: float, low: float, high: float) -> Tensor:
+    """The gradient where the latent value is within one range for all, in a single pass."""
+    margin = _MARGIN * (high - low)
+    found: Tensor = torch.ops.aten.hardtanh_backward(gradient, latent, (low - margin) * scale, (high + margin) * scale)
+    return found
 
 
 def round_through(
-    latent: Tensor, scale: Tensor, rounded: Tensor, *, ends: tuple[Tensor, Tensor], returns: bool = False
+    latent: Tensor,
+    scale: Tensor,
+    rounding: Callable[[Tensor, Tensor], Tensor],
+    *,
+    ends: tuple[float | Tensor, float | Tensor],
+    returns: bool = False,
 ) -> Tensor:
-    """`rounded`, with the gradients of rounding `latent` (same shape) at `scale` (one that broadcasts to it).
+    """What `rounding` makes of `latent` and `scale` (which broadcasts to it), with the gradients of rounding.
 
-    `ends` are the least and the largest level, in units of the scale and counted from zero; () or as the scale. With
-    `returns` what lies outside of them has a gradient where it is drawn back: a latent weight is a parameter, and would
-    else be lost for good as soon as its scale shrinks, which of few levels are most weights.
+    `rounding` gives a new tensor of the latent's shape and is not differentiated. `ends` are the least and the largest
+    level, in units of the scale and counted from zero; tensors where they differ, and then as the scale. With `returns`
+    what lies outside of them has a gradient where it is drawn back: a latent weight is a parameter, and would else be
+    lost for good as soon as its scale shrinks, which of few levels are most weights.
     """
-    made: Tensor = _Rounded.apply(latent, scale, rounded, returns, *ends)  # type: ignore[no-untyped-call]  # torch's
+    made: Tensor = _Rounded.apply(latent, scale, rounding, ends, returns)  # type: ignore[no-untyped-call]  # torch's
     return made
 
 
