@@ -6,7 +6,8 @@ A row a structure, with loud random weights. First what its groups of channels p
 outputs when all are in another order, and when every other index is cut instead of set to zero. Then of each
 granularity (half of the weights, of the multiply-adds or of the blocks stays) the bytes of the ONNX file as a share of
 the original's, and the largest difference between what onnxruntime answers and what the pruned network does in torch,
-at other batches than it was traced with; for channels and layers the share of the parameters too. (The networks are tiny: where
+at other batches than it was traced with; for channels and layers the share of the parameters too. (The networks are
+tiny: where
 the pruned layers hold a few kilobytes, the nodes that rebuild them weigh as much.) Under the table, why
 some are not possible. Ends with 1 where anything differs by more than rounding.
 """
