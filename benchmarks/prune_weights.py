@@ -32,7 +32,6 @@ from core.network.export import export_onnx
 from core.network.fold import fold_batch_norm
 from core.network.inspect import read
 from core.network.network import Network
-from core.specs.base import Spec
 from core.specs.budgets import MaskBudget
 from core.specs.distill import LogitDistillation
 from core.specs.mask_pruning import WeightPruning
@@ -130,34 +129,29 @@ def told(score: Score, original: Score) -> list[float]:
 
 
 def pattern_rows(name: str, network: Network, dataset: Dataset, epochs: float, known: list[Row]) -> Iterator[Row]:
-    """2 of 4 by magnitude, with the update, and after it with each training."""
+    """2 of 4 by magnitude, with the update, and with each training after it."""
     # The networks know these samples by heart, so that no training could look better than none: the last weights count.
     dataset = replace(dataset, splits={key: each for key, each in dataset.splits.items() if key != "validation"})
     whole = right(network, dataset)
-    bytes_before = file_bytes(network)
-    starts: dict[str, Callable[[], Network]] = {
+    fitted, _, _ = prune(PATTERN, network, dataset)
+    ways: dict[str, Callable[[], Network]] = {
         "magnitude": lambda: prune(PATTERN.model_copy(update={"update": "none"}), network, dataset)[0],
-        "optimal brain": lambda: prune(PATTERN, network, dataset)[0],
+        "optimal brain": lambda: fitted,
+        "labels": lambda: take(Finetune(epochs=epochs), fitted, dataset, original=network, seed=0),
+        "teacher": lambda: take(LogitDistillation(epochs=epochs), fitted, dataset, original=network, seed=0),
     }
-    trainings: dict[str, Spec | None] = {
-        "none": None,
-        "labels": Finetune(epochs=epochs),
-        "teacher": LogitDistillation(epochs=epochs),
-    }
-    for way, start in starts.items():
-        pruned = start()
-        for training, spec in trainings.items():
-            key: Row = {"network": name, "way": way, "training": training, "epochs": epochs if spec else 0}
-            if any(key.items() <= row.items() for row in known):
-                continue
-            made = pruned if spec is None else take(spec, pruned, dataset, original=network, seed=0)
-            change = compare_proportions(whole, right(made, dataset))
-            yield {
-                **key,
-                "float": round(float(whole.mean()), 4),
-                "change_points": [round(100 * value, 2) for value in (change.delta, change.low, change.high)],
-                "bytes": [bytes_before, file_bytes(made)],
-            }
+    for way, make in ways.items():
+        key: Row = {"network": name, "way": way, "epochs": epochs}
+        if any(key.items() <= row.items() for row in known):
+            continue
+        made = make()
+        change = compare_proportions(whole, right(made, dataset))
+        yield {
+            **key,
+            "float": round(float(whole.mean()), 4),
+            "change_points": [round(100 * value, 2) for value in (change.delta, change.low, change.high)],
+            "bytes": [file_bytes(network), file_bytes(made)],
+        }
 
 
 def file_bytes(network: Network) -> int:
