@@ -10,6 +10,7 @@ from time import perf_counter_ns
 from typing import TypeAlias, final
 
 import numpy as np
+from onnx import TensorProto, helper
 
 from core.measure.engine import Call, RuntimeName, bind_file
 from core.measure.operators import Operator
@@ -25,6 +26,7 @@ _TOGETHER = 12
 # What so many copies of an operator in one model take more than one has no call in it, and no change of layout that
 # only the ends of a model need.
 _COPIES = 3
+_OPSET = 20
 _ROUNDS, _MOST_ROUNDS = 7, 21
 # A turn is a burst of calls that takes about so long.
 _BURST_NS, _MOST_CALLS = 200_000, 50
@@ -81,13 +83,15 @@ class Timed:
 class LatencyTable:
     """Times of single operators in one runtime with a number of threads; operators of one form share them.
 
-    `spread` is what half of the rounds of the median operator lie within, relative to its time.
+    `call_ms` are the milliseconds of a call that computes next to nothing. `spread` is what half of the rounds of the
+    median operator lie within, relative to its time.
     """
 
     def __init__(self, runtime: RuntimeName, threads: int) -> None:
         self.runtime, self.threads = runtime, threads
         self._times: dict[str, float] = {}
         self._spreads: list[float] = []
+        self.call_ms = self._time_nothing()
 
     @property
     def points(self) -> int:
@@ -145,6 +149,16 @@ class LatencyTable:
         model, feed = operator.model(at, copies)
         path.write_bytes(model.SerializeToString())
         return bind_file(self.runtime, path, feed, self.threads)
+
+    def _time_nothing(self) -> float:
+        value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1]), helper.make_empty_tensor_value_info("y")
+        graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "nothing", [value[0]], [value[1]])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "nothing.onnx"
+            path.write_bytes(model.SerializeToString())
+            call = bind_file(self.runtime, path, {"x": np.zeros((1, 1), np.float32)}, self.threads)
+            return float(np.median(time_in_turns([call])[0])) / NS_PER_MS
 
 
 def time_in_turns(calls: Sequence[Call]) -> list[list[float]]:

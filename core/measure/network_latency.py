@@ -102,38 +102,37 @@ def _median(runs: Matrix) -> float:
 class NetworkLatency:
     """The predicted milliseconds of a run: a fixed part, and `factor` times the sum of all operators.
 
-    Operators that are timed alone find their inputs in the caches and have no neighbours to share work with; what they
-    differ by is learnt from networks that were measured whole.
+    An operator that is timed alone finds its weights in the nearest caches and has no neighbours to share work with;
+    what that comes to is learnt from networks that are measured whole.
     """
 
-    def __init__(self, operators: Mapping[Operator, Timed]) -> None:
+    def __init__(self, operators: Mapping[Operator, Timed], call_ms: float) -> None:
         self._operators = tuple(operators.items())
         self._cache: dict[tuple[Operator, tuple[int, ...]], float] = {}
-        self.fixed_ms, self.factor = 0.0, 1.0
+        self._call_ms = call_ms
+        self.fixed_ms, self.factor = call_ms, 1.0
 
     def calibrate(self, measured: Sequence[tuple[Mapping[Group, int], float]]) -> None:
-        """Fit both parts to milliseconds at some widths, so that the relative errors are smallest."""
-        alone = np.array([self._alone(widths) for widths, _ in measured])
+        """Fit both to milliseconds at some widths, by relative errors; no less than a call is fixed."""
         times = np.array([ms for _, ms in measured])
-        rows = np.stack([np.ones_like(alone), alone], axis=1) / times[:, None]
-        (fixed, factor), _ = scipy.optimize.nnls(rows, np.ones_like(times))
-        self.fixed_ms, self.factor = float(fixed), float(factor)
+        rows = np.array([(1.0, self._alone(widths)) for widths, _ in measured]) / times[:, None]
+        (fixed, factor), _ = scipy.optimize.nnls(rows, 1 - self._call_ms / times)
+        self.fixed_ms, self.factor = self._call_ms + float(fixed), float(factor)
 
     def at(self, widths: Mapping[Group, int]) -> float:
         """Milliseconds at these widths; groups that are not named have their full ones."""
         return self.fixed_ms + self.factor * self._alone(widths)
 
     def _alone(self, widths: Mapping[Group, int]) -> float:
-        return sum(ms for _, ms in self._times(widths))
-
-    def _times(self, widths: Mapping[Group, int]) -> Iterable[tuple[Operator, float]]:
         axes: dict[Dimension, int] = {group.axis: width for group, width in widths.items()}
+        total = 0.0
         for operator, timed in self._operators:
             sizes = {each: size_of(each, axes) for each in operator.variables}
             key = operator, tuple(sizes.values())
             if key not in self._cache:
                 self._cache[key] = timed.at(sizes)
-            yield operator, self._cache[key]
+            total += self._cache[key]
+        return total
 
 
 def predict_network(
@@ -156,7 +155,7 @@ def predict_network(
             hint="Ask for a share of the multiply-adds instead, and for a latency as a constraint.",
         )
     table = LatencyTable(stopwatch.runtime, stopwatch.target.threads)
-    latency = NetworkLatency(table.time(operators, lambda share: progress(0.3 + 0.5 * share)))
+    latency = NetworkLatency(table.time(operators, lambda share: progress(0.3 + 0.5 * share)), table.call_ms)
     anchors = [{group: near(group.size, share) for group in groups} for share in _ANCHORS]
     files = [
         stopwatch.original,

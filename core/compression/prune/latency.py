@@ -1,6 +1,6 @@
 """Widths by time: the most worth that a run can keep in so many milliseconds, predicted, measured, corrected."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -85,28 +85,35 @@ def _worthiest(
 ) -> Widths:
     """From the full widths on, the step that loses the least worth for the time that it saves, until the time is kept.
 
-    Then groups are widened again where the time allows it, those first that are worth most.
+    On the way every single step that would keep to it is an end as well; of all ends that which loses least is taken,
+    and groups are widened again where the time allows it, those first that are worth most.
     """
     lost = {group: _lost(worth[group]) for group in options}
     widths = {group: own[-1] for group, own in options.items()}
-    now = predict(widths)
+    now, ends = predict(widths), list[Widths]()
     while now > most:
         steps = [
-            ((lost[group][width] - lost[group][widths[group]]) / saved, group, width)
-            for group, own in options.items()
-            for width in own
-            if width < widths[group] and (saved := now - predict(widths | {group: width})) > 0
+            ((lost[group][tried[group]] - lost[group][widths[group]]) / (now - left), left, tried)
+            for group, tried in _narrower(options, widths)
+            if (left := predict(tried)) < now
         ]
         if not steps:
-            break
-        _, group, width = min(steps, key=lambda step: step[0])
-        widths[group] = width
-        now = predict(widths)
+            return widths
+        ends.extend(tried for _, left, tried in steps if left <= most)
+        _, now, widths = min(steps, key=lambda step: step[0])
+    widths = min([widths, *ends], key=lambda end: sum(lost[group][width] for group, width in end.items()))
     for group in sorted(options, key=lambda group: lost[group][widths[group]], reverse=True):
         for width in options[group]:
             if width > widths[group] and predict(widths | {group: width}) <= most:
-                widths[group] = width
+                widths = widths | {group: width}
     return widths
+
+
+def _narrower(options: Mapping[Group, Sequence[int]], widths: Widths) -> Iterator[tuple[Group, Widths]]:
+    """All widths that differ in one group, which is narrower."""
+    for group, own in options.items():
+        for width in own[: own.index(widths[group])]:
+            yield group, widths | {group: width}
 
 
 def _lost(worth: Tensor) -> list[float]:

@@ -18,7 +18,7 @@ from core.network.capture import capture
 from core.network.export import export_onnx
 from core.network.inspect import read
 from core.network.surgery import Channels, Group, outer_groups
-from core.network.surgery.dimensions import Axis
+from core.network.surgery.dimensions import Axis, Dimension
 
 
 class Mixed(nn.Module):
@@ -36,7 +36,8 @@ class Mixed(nn.Module):
         q, k, v = self.qkv(x).reshape(-1, 16, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind(0)
         seen = nn.functional.scaled_dot_product_attention(q, k, v)
         x = x + self.out(seen.transpose(1, 2).reshape(-1, 16, 8))
-        return self.head(x.mean(1))
+        answer: Tensor = self.head(x.mean(1))
+        return answer
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def operators(files: tuple[list[Path], SizeBook]) -> tuple[Operator, ...]:
     return found
 
 
-def sizes(operator: Operator, widths: dict[Group, int]) -> dict:
+def sizes(operator: Operator, widths: dict[Group, int]) -> dict[Dimension, int]:
     return {each: size_of(each, {group.axis: width for group, width in widths.items()}) for each in operator.variables}
 
 
@@ -140,7 +141,7 @@ def test_times_of_a_product_are_given_exactly_between_the_ends() -> None:
         # Steps of 16, as of blocks of channels.
         return 0.5 + (rows + 3) * -(-columns // 16)
 
-    curves = {
+    curves: dict[Dimension, tuple[tuple[int, ...], tuple[float, ...]]] = {
         inputs: (knots(32), tuple(time(width, 64) for width in knots(32))),
         outputs: (knots(64), tuple(time(32, width) for width in knots(64))),
     }
@@ -174,8 +175,11 @@ def test_equal_operators_are_timed_once_and_a_network_is_their_sum(
     points = table.points
     assert table.time(some) == first
     assert table.points == points
-    latency = NetworkLatency(first)
+    latency = NetworkLatency(first, 0.25)
     alone = sum(timed.full for timed in first.values())
-    assert latency.at({}) == pytest.approx(alone)
-    latency.calibrate([({}, 2 * alone + 1.0), ({groups[0]: 1}, 2 * latency.at({groups[0]: 1}) + 1.0)])
-    assert latency.at({}) == pytest.approx(2 * alone + 1.0)
+    assert latency.at({}) == pytest.approx(0.25 + alone)
+    narrow = [dict.fromkeys(groups, width) for width in (1, 2, 3)]
+    measured = [(widths, 1.5 + 2 * (latency.at(widths) - 0.25)) for widths in ({}, *narrow)]
+    latency.calibrate(measured)
+    for widths, ms in measured:
+        assert latency.at(widths) == pytest.approx(ms, rel=1e-6)
