@@ -71,7 +71,7 @@ class Slot:
 class Operator:
     """A part of a file; `variables` are the dimensions that its time depends on, with their full sizes.
 
-    `layers` are the names of its nodes, `form` tells operators of another make apart.
+    `form` tells operators of another make apart.
     """
 
     nodes: tuple[onnx.NodeProto, ...]
@@ -79,7 +79,6 @@ class Operator:
     outputs: tuple[str, ...]
     # Of each node, by name of an attribute, numbers that depend on widths.
     counts: tuple[Mapping[str, tuple[Size, ...]], ...]
-    layers: tuple[str, ...]
     opsets: tuple[onnx.OperatorSetIdProto, ...]
     variables: Mapping[Dimension, int]
     form: str
@@ -223,7 +222,6 @@ def _make(files: Sequence[_Values], positions: Sequence[int], book: SizeBook) ->
         slots=tuple(slots),
         outputs=tuple(renamed[name] for name in _leaving(first, positions, inside)),
         counts=tuple(_counts([file.nodes[position] for file in files], book) for position in positions),
-        layers=tuple(name for position in positions if (name := first.nodes[position].name.partition("/")[0])),
         opsets=tuple(first.graph.model.opset_import),
         variables=_variables(slots, book),
         form=_form(nodes, slots),
