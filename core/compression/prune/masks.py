@@ -35,7 +35,8 @@ class MaskPruner(Method[MaskPruning]):
         ranked = rank_units(candidates, values, spec)
         masks, findings = choose_within(network, candidates, ranked, spec)
         found = {each.name: MaskedWeight(masks[each.name], each.weight * masks[each.name]) for each in candidates}
-        if _updates(spec, context):
+        updated = _updates(network, spec, context)
+        if updated:
             found = _update(network, ranked, found, spec, context)
         of_layer = {each.path: each.name for each in candidates}
 
@@ -54,18 +55,26 @@ class MaskPruner(Method[MaskPruning]):
             layers=tuple(of_layer),
             sensitivities=sensitivities,
             findings=findings,
-            plan={"kept": dict[str, JsonValue](shares), "left_out": list[JsonValue](left_out)},
+            plan={
+                "kept": dict[str, JsonValue](shares),
+                "left_out": list[JsonValue](left_out),
+                "update": "optimal_brain" if updated else "none",
+            },
         )
         context.progress(1.0, f"{len(candidates)} layers pruned")
         return build(frozenset(of_layer)), report
 
 
-def _updates(spec: MaskPruning, context: Context) -> bool:
+def _updates(network: Network, spec: MaskPruning, context: Context) -> bool:
     """Whether what stays makes up for what goes; of inputs that are drawn only where that is asked for."""
-    dataset = context.dataset
-    if spec.update != "auto" or dataset is None:
+    if spec.update != "auto":
         return spec.update == "optimal_brain"
-    return not dataset.synthetic and dataset.count("calibration") > 0
+    dataset, size = context.dataset, network.inputs[0].shape[0] if network.inputs[0].shape else 1
+    least = size if isinstance(size, int) else 1
+    if dataset is not None and not dataset.synthetic and dataset.count("calibration") >= least:
+        return True
+    context.log("There are no calibration samples for `update`: the weights that stay keep their values.")
+    return False
 
 
 def _update(

@@ -14,7 +14,7 @@ from core.compression.prune.masks import MaskPruner
 from core.compression.prune.optimal_brain import InputMoments
 from core.data.dataset import Dataset
 from core.errors import ModelpressError
-from core.messages import Message, ProgressMessage
+from core.messages import LogMessage, Message, ProgressMessage
 from core.network.encodings import AffineInteger, Masked, packed_grid
 from core.network.network import Network
 from core.specs.budgets import MaskBudget
@@ -165,13 +165,15 @@ def test_integers_keep_their_values_and_masks_within_masks_are_fitted_again(
 
 
 def test_without_samples_weights_keep_their_values_unless_a_fit_is_asked_for(
-    residual: Network, context: MakeContext
+    residual: Network, context: MakeContext, told: list[Message]
 ) -> None:
     without = replace(context(), dataset=None)
-    pruned, _ = MaskPruner().apply(residual, WeightPruning(), without)
+    pruned, report = MaskPruner().apply(residual, WeightPruning(), without)
     for name, put in pruned.encodings.items():
         assert isinstance(put, Masked)
         assert torch.equal(put.decode(), torch.where(put.mask, residual.graph.get_parameter(name), 0.0))
+    assert report.plan["update"] == "none"
+    assert any("keep their values" in each.text for each in told if isinstance(each, LogMessage))
     with pytest.raises(ModelpressError, match="data set"):
         MaskPruner().apply(residual, WeightPruning(update="optimal_brain"), without)
 
