@@ -122,10 +122,10 @@ class _Fit:
         if choose is not None:
             allowed = torch.ones_like(kept) if self._before is None else as_matrix(self._layer, self._before)
 
-            def select(worth: Tensor, done: float) -> Tensor:
+            def pick(worth: Tensor, done: float) -> Tensor:
                 return as_matrix(self._layer, choose(self.name, as_weight(self._layer, worth), done))
 
-            kept = surgery.choose(allowed, select, tick)
+            kept = surgery.choose(allowed, pick, tick)
         values, bias = surgery.fit(kept, tick)
         weight = as_weight(self._layer, values.float())
         new = None if bias is None else bias.float().reshape(-1)

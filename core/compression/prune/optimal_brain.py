@@ -24,7 +24,7 @@ _STEPS = ((640, 4), (1280, 2))
 # Outputs between two looks for a cancel.
 _PAUSE = 64
 
-Select = Callable[[Tensor, float], Tensor]
+Pick = Callable[[Tensor, float], Tensor]
 """Which weights stay, by what each is worth (groups, outputs, columns), −1 of those that are gone, and how far the
 choice is, up to 1."""
 
@@ -63,8 +63,8 @@ class Surgery:
 
     parts: Sequence["_Part"]
 
-    def choose(self, allowed: Tensor, select: Select, tick: Tick) -> Tensor:
-        """Booleans (groups, outputs, columns): of the weights that are `allowed` those that `select` keeps.
+    def choose(self, allowed: Tensor, pick: Pick, tick: Tick) -> Tensor:
+        """Booleans (groups, outputs, columns): of the weights that are `allowed` those that `pick` keeps.
 
         Weights are worth w²/[H⁻¹]qq (arXiv 2208.11580, equation 3), where w is fitted and H⁻¹ is of what is left by
         then.
@@ -74,7 +74,7 @@ class Surgery:
         mask = allowed
         for step in range(1, steps + 1):
             worth = torch.cat([part.worth(mine, tick) for part, mine in self._split(mask)], -1)
-            mask = allowed & select(torch.where(mask, worth, -1.0), step / steps)
+            mask = allowed & pick(torch.where(mask, worth, -1.0), step / steps)
         return mask
 
     def fit(self, mask: Tensor, tick: Tick) -> tuple[Tensor, Tensor | None]:
