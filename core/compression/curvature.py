@@ -50,41 +50,32 @@ def fisher_of(
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = ((inputs, None) for inputs in batches)
-    return _squares(network, drawn, names, parts, task, lambda found, _: _loss_of_draw(found, task, generator))
+    return empirical_squares(
+        network, drawn, names, parts, task=task, loss=lambda found, _: _loss_of_draw(found, task, generator)
+    )
 
 
 def empirical_squares(
     network: Network,
-    batches: Iterable[tuple[Inputs, Tensor]],
+    batches: Iterable[tuple[Inputs, Labels]],
     names: Collection[str],
     parts: Parts,
     *,
     task: Task,
-    loss: Callable[[Tensor, Tensor], Tensor],
+    loss: Callable[[Tensor, Labels], Tensor],
 ) -> dict[str, Tensor]:
-    """As `fisher_of`, against labels that are given: `loss` takes logits and labels and is summed over samples.
+    """As `fisher_of`, by a loss of logits and labels that is summed over samples; labels are those of the batches.
 
     Raises `missing_data` without a batch, `non_finite`.
     """
-    return _squares(network, batches, names, parts, task, loss)
-
-
-def _squares(
-    network: Network,
-    batches: Iterable[tuple[Inputs, Labels]],
-    names: Collection[str],
-    parts: Parts,
-    task: Task,
-    loss_of: Callable[[Tensor, Labels], Tensor],
-) -> dict[str, Tensor]:
     graph, weights = _differentiable(network, names)
     undo = logits_of(network, task)
     sums: dict[str, Tensor] = {}
     count = 0
     for inputs, labels in batches:
         found = answer_of(graph, undo, inputs, task)
-        loss = loss_of(found, labels)
-        for name, value in parts(dict(zip(weights, _gradients(loss, weights), strict=True))).items():
+        gradients = _gradients(loss(found, labels), weights)
+        for name, value in parts(dict(zip(weights, gradients, strict=True))).items():
             squared = value.double().square()
             sums[name] = sums[name] + squared if name in sums else squared
         count += found.shape[0]
